@@ -1,0 +1,2 @@
+//! Placeholder until the parser is in place.
+fn main() {}

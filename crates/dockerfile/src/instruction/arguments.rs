@@ -1,0 +1,1 @@
+//! Turning an instruction's words into its struct.
