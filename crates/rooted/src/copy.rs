@@ -1,0 +1,135 @@
+//! File contents from one descriptor to another: shared extents where the file system can, else copied in the kernel,
+//! else through a buffer. Holes stay holes.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use crate::metadata::Metadata;
+
+/// Copies file contents and remembers what the file systems at hand cannot do, so that it is not asked for every file.
+///
+/// One copier serves files of one source and one target file system.
+#[derive(Debug, Default)]
+pub struct Copier {
+    no_reflink: bool,
+    no_range: bool,
+    buffer: Vec<u8>,
+}
+
+/// Copies the whole of `from` into the empty file `to`. See [`Copier::copy`].
+pub fn copy_file_data(from: impl AsFd, to: impl AsFd) -> io::Result<u64> {
+    Copier::default().copy(from, to)
+}
+
+/// The size of the buffer when the kernel cannot copy by itself.
+const BUFFER: usize = 256 * 1024;
+
+/// Files up to this size are read and written: cheaper than the set-up of a copy in the kernel.
+const SMALL: u64 = 64 * 1024;
+
+impl Copier {
+    /// A copier that never shares extents, so that the target's bytes are its own.
+    pub fn without_reflink() -> Self {
+        Self { no_reflink: true, ..Self::default() }
+    }
+
+    /// Copies the whole of `from` into the empty file `to`; returns the size. The files' positions are not used for
+    /// `from` and unspecified afterwards for `to`.
+    pub fn copy(&mut self, from: impl AsFd, to: impl AsFd) -> io::Result<u64> {
+        let (from, to) = (from.as_fd(), to.as_fd());
+        let stat = Metadata::of(&rustix::fs::fstat(from)?);
+        if stat.size == 0 {
+            return Ok(0);
+        }
+        if !self.no_reflink {
+            match rustix::fs::ioctl_ficlone(to, from) {
+                Ok(()) => return Ok(stat.size),
+                Err(Errno::NOTSUP | Errno::NOTTY | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                    self.no_reflink = true;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if !stat.is_sparse() {
+            return self.segment(from, to, 0, stat.size);
+        }
+        self.segments(from, to, stat.size)?;
+        rustix::fs::ftruncate(to, stat.size)?;
+        Ok(stat.size)
+    }
+
+    /// Copies what is not a hole.
+    fn segments(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+        let mut at = 0;
+        while at < size {
+            let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => break, // only a hole is left
+                Err(Errno::INVAL) => at,   // the file system does not tell
+                Err(e) => return Err(e.into()),
+            };
+            let end = match rustix::fs::seek(from, SeekFrom::Hole(start)) {
+                Ok(end) => end,
+                Err(Errno::INVAL) => size,
+                Err(e) => return Err(e.into()),
+            };
+            if end > start {
+                self.segment(from, to, start, end - start)?;
+            }
+            at = end.max(start + 1);
+        }
+        Ok(())
+    }
+
+    /// Copies `length` bytes at the same offset of both; a file that shrinks meanwhile ends the copy. Returns the
+    /// number of bytes copied.
+    fn segment(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<u64> {
+        let (mut read_at, mut write_at, end) = (start, start, start + length);
+        if !self.no_range && length > SMALL {
+            while read_at < end {
+                let wanted = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
+                match rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), wanted) {
+                    // Nothing copied although bytes are left: some pseudo file systems; read them instead.
+                    Ok(0) => break,
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(Errno::XDEV | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::PERM | Errno::BADF) => {
+                        self.no_range = true;
+                        break;
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        self.buffer.resize(BUFFER, 0);
+        while read_at < end {
+            let wanted = usize::try_from(end - read_at).unwrap_or(BUFFER).min(BUFFER);
+            let count = match rustix::io::pread(from, &mut self.buffer[..wanted], read_at) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            write_all_at(to, &self.buffer[..count], read_at)?;
+            read_at += count as u64;
+        }
+        Ok(read_at - start)
+    }
+}
+
+fn write_all_at(to: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(to, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                at += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
