@@ -17,7 +17,7 @@ impl Glob {
     /// Compiles `pattern`; the whole pattern is checked.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
         parse(pattern)
-            .map(|steps| Self { program: Program::new(steps) })
+            .map(|steps| Self { program: Program::new(steps, true) })
             .ok_or_else(|| PatternError::Syntax { pattern: pattern.to_owned() })
     }
 
@@ -28,7 +28,8 @@ impl Glob {
     }
 }
 
-/// Whether all of `name` matches `pattern`. A malformed pattern is an error for any name.
+/// Whether all of `name` matches `pattern`. A malformed pattern is an error for any name (Go only
+/// notices when matching gets as far).
 pub fn glob_match(pattern: &str, name: &str) -> Result<bool, PatternError> {
     Ok(Glob::new(pattern)?.matches(name))
 }
@@ -150,6 +151,7 @@ mod tests {
             ("", "", Some(true)),
             ("", "x", Some(false)),
             ("**", "ab", Some(true)),
+            ("*[^a]*", "b.b/c", Some(false)),
         ]);
     }
 

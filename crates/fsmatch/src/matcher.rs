@@ -102,7 +102,7 @@ fn compile(text: &str) -> Option<Kind> {
             return Some(Kind::Prefix(text.len() - 2));
         }
     }
-    Some(Kind::Program(Program::new(parse_expression(&rewrite(text)?)?)))
+    Some(Kind::Program(Program::new(parse_expression(&rewrite(text)?)?, false)))
 }
 
 /// One unit of the rewritten pattern.

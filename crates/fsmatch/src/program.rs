@@ -42,15 +42,18 @@ pub(crate) enum Step {
 pub(crate) struct Program {
     steps: Vec<Step>,
     loops: usize,
+    /// A loop whose following characters matched up to the next loop is not tried again, which Go's
+    /// globs do and which shows where a bracket expression takes a `/`.
+    commits: bool,
 }
 
 impl Program {
-    pub fn new(steps: Vec<Step>) -> Self {
+    pub fn new(steps: Vec<Step>, commits: bool) -> Self {
         let loops = steps
             .iter()
             .filter(|s| matches!(s, Step::ManyNotSlash | Step::Many(_) | Step::Directories | Step::Anything))
             .count();
-        Self { steps, loops }
+        Self { steps, loops, commits }
     }
 
     /// Whether the whole of `text` matches.
@@ -60,7 +63,14 @@ impl Program {
         {
             return false; // what refuses most paths of a tree in one comparison
         }
-        let mut run = Run { steps: &self.steps, text, failed: Vec::new(), memoise: self.loops > 1 };
+        let mut run = Run {
+            steps: &self.steps,
+            text,
+            failed: Vec::new(),
+            memoise: self.loops > 1,
+            commits: self.commits,
+            entered: 0,
+        };
         run.at(0, 0)
     }
 }
@@ -71,6 +81,9 @@ struct Run<'a> {
     /// One bit per (step, byte position) that is known not to lead to a match.
     failed: Vec<u64>,
     memoise: bool,
+    commits: bool,
+    /// How often a loop was entered.
+    entered: usize,
 }
 
 impl Run<'_> {
@@ -105,6 +118,7 @@ impl Run<'_> {
         if self.memoise && self.known_to_fail(step, pos) {
             return false;
         }
+        self.entered += 1;
         let steps = self.steps;
         let text = self.text;
         let last = step + 1 == steps.len();
@@ -128,19 +142,17 @@ impl Run<'_> {
     }
 
     fn each_length(&mut self, step: usize, pos: usize, holds: impl Fn(char) -> bool) -> bool {
-        if self.at(step + 1, pos) {
-            return true;
-        }
-        let text = self.text;
-        for (at, c) in text[pos..].char_indices() {
-            if !holds(c) {
+        let mut rest = self.text[pos..].chars();
+        loop {
+            let entered = self.entered;
+            let matched = self.at(step + 1, self.text.len() - rest.as_str().len());
+            if matched || (self.commits && self.entered > entered) {
+                return matched;
+            }
+            if !rest.next().is_some_and(&holds) {
                 return false;
             }
-            if self.at(step + 1, pos + at + c.len_utf8()) {
-                return true;
-            }
         }
-        false
     }
 
     fn bit(&self, step: usize, pos: usize) -> usize {
