@@ -1,0 +1,41 @@
+//! Why a container couldn't be run.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a container couldn't be run. A process that ran and failed isn't an error but an
+/// [`ExitStatus`](crate::ExitStatus).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The program can't be executed. The texts are those of the field's runtimes; tools look for them.
+    #[error("{0}")]
+    Exec(String),
+    /// The user or group is unknown, or its text is malformed.
+    #[error("{0}")]
+    User(String),
+    /// Something in the specification can't be right.
+    #[error("{0}")]
+    Invalid(String),
+    /// A mount couldn't be put in place.
+    #[error("mount {dest}: {source}", dest = .dest.display())]
+    Mount {
+        /// Path inside the container.
+        dest: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A step of the setup failed.
+    #[error("{step}: {source}")]
+    Setup {
+        /// What was attempted, and on what.
+        step: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
