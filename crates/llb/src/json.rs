@@ -1,0 +1,110 @@
+//! Definitions as protobuf JSON: for `buildctl debug dump-llb` and for the conversion subrequest.
+
+use crate::{Error, OpDigest, pb};
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
+
+fn descriptor(name: &'static str) -> Result<MessageDescriptor, Error> {
+    static POOL: OnceLock<Result<DescriptorPool, String>> = OnceLock::new();
+    let fail = |reason: &str| Error::Json { what: name, reason: reason.to_owned() };
+    POOL.get_or_init(|| DescriptorPool::decode(cooper_wire::DESCRIPTORS).map_err(|e| e.to_string()))
+        .as_ref()
+        .map_err(|reason| fail(reason))?
+        .get_message_by_name(name)
+        .ok_or_else(|| fail("the message is not described"))
+}
+
+/// Which of the two JSON dialects of the protocol's tools.
+#[derive(Clone, Copy)]
+enum Dialect {
+    /// The protobuf standard's: lower camel case, 64-bit numbers as strings.
+    Standard,
+    /// Numbers as numbers.
+    Plain,
+}
+
+fn convert(name: &'static str, raw: &[u8], dialect: Dialect) -> Result<Value, Error> {
+    let fail = |reason: String| Error::Json { what: name, reason };
+    let message = DynamicMessage::decode(descriptor(name)?, raw).map_err(|e| fail(e.to_string()))?;
+    let options = SerializeOptions::new().stringify_64_bit_integers(matches!(dialect, Dialect::Standard));
+    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| fail(e.to_string()))
+}
+
+/// One op as standard protobuf JSON.
+pub fn op(raw: &[u8]) -> Result<Value, Error> {
+    convert("pb.Op", raw, Dialect::Standard)
+}
+
+/// The answer of the `frontend.convertllb` subrequest: ops and metadata by digest, and the sources.
+pub fn definition(definition: &pb::Definition) -> Result<Value, Error> {
+    let mut ops = Map::new();
+    for raw in &definition.def {
+        ops.insert(OpDigest::of(raw).to_string(), op(raw)?);
+    }
+    let metadata: Map<_, _> = definition.metadata.iter().map(|(digest, m)| (digest.clone(), metadata(m))).collect();
+    let source = definition.source.clone().unwrap_or_default().encode_to_vec();
+    Ok(json!({"def": ops, "metadata": metadata, "source": convert("pb.Source", &source, Dialect::Standard)?}))
+}
+
+/// One entry per op, in the definition's order, as `dump-llb` prints them: `{"Op", "Digest", "OpMetadata"}`.
+pub fn dump_llb(definition: &pb::Definition) -> Result<Vec<Value>, Error> {
+    const KINDS: [&str; 7] = ["exec", "source", "file", "build", "merge", "diff", "passthrough"];
+    let entry = |raw: &Vec<u8>| {
+        let digest = OpDigest::of(raw).to_string();
+        let mut op = convert("pb.Op", raw, Dialect::Plain)?;
+        if let Some(members) = op.as_object_mut() {
+            let body: Map<_, _> =
+                KINDS.iter().filter_map(|kind| Some(((*kind).to_owned(), members.remove(*kind)?))).collect();
+            members.insert("Op".to_owned(), Value::Object(body));
+        }
+        let meta = definition.metadata.get(&digest).cloned().unwrap_or_default();
+        Ok(json!({"Op": op, "Digest": digest, "OpMetadata": metadata(&meta)}))
+    };
+    definition.def.iter().map(entry).collect()
+}
+
+/// Metadata with the member names of the protocol's tools; what is unset is left out.
+fn metadata(meta: &pb::OpMetadata) -> Value {
+    let mut out = Map::new();
+    let mut set = |name: &str, wanted: bool, value: Value| {
+        if wanted {
+            out.insert(name.to_owned(), value);
+        }
+    };
+    set("ignore_cache", meta.ignore_cache, json!(true));
+    set("description", !meta.description.is_empty(), json!(meta.description));
+    if let Some(export) = &meta.export_cache {
+        set("export_cache", true, if export.value { json!({"Value": true}) } else { json!({}) });
+    }
+    set("caps", !meta.caps.is_empty(), json!(meta.caps));
+    if let Some(group) = &meta.progress_group {
+        let mut value = json!({"id": group.id, "name": group.name});
+        if group.weak {
+            value["weak"] = json!(true);
+        }
+        set("progress_group", true, value);
+    }
+    if let Some(limits) = &meta.linux_resources {
+        let numbers = [
+            ("memory", limits.memory.to_string()),
+            ("memorySwap", limits.memory_swap.to_string()),
+            ("cpuShares", limits.cpu_shares.to_string()),
+            ("cpuPeriod", limits.cpu_period.to_string()),
+            ("cpuQuota", limits.cpu_quota.to_string()),
+        ];
+        let mut value: Map<String, Value> = numbers
+            .into_iter()
+            .filter(|(_, number)| number != "0")
+            .filter_map(|(name, number)| Some((name.to_owned(), number.parse::<i64>().ok()?.into())))
+            .collect();
+        for (name, list) in [("cpusetCpus", &limits.cpuset_cpus), ("cpusetMems", &limits.cpuset_mems)] {
+            if !list.is_empty() {
+                value.insert(name.to_owned(), json!(list));
+            }
+        }
+        set("linux_resources", true, Value::Object(value));
+    }
+    Value::Object(out)
+}
