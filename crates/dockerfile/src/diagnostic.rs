@@ -3,6 +3,7 @@
 //! The wording of [`Problem`]s is part of the contract: build tools and their tests match on it.
 
 use crate::source::{Range, Source, Span};
+use crate::value::quoted;
 
 /// An error in a Dockerfile: the problem, where it is, and what was probably meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub enum Problem {
     InvalidEscape(String),
     #[error("{0} must have two arguments")]
     MissingValue(&'static str),
-    #[error("Syntax error - can't find = in {0:?}. Must be of the form: name=value")]
+    #[error("Syntax error - can't find = in {}. Must be of the form: name=value", quoted(.0))]
     MissingEquals(String),
     #[error("when using JSON array syntax, arrays must be comprised of strings only")]
     JsonNotStrings,
@@ -93,7 +94,7 @@ pub enum Problem {
     BlankName(&'static str),
     #[error("FROM requires either one or three arguments")]
     FromArguments,
-    #[error("invalid name for build stage: {0:?}, name can't start with a number or contain symbols")]
+    #[error("invalid name for build stage: {}, name can't start with a number or contain symbols", quoted(.0))]
     StageName(String),
     #[error("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")]
     OnbuildChain,
@@ -107,15 +108,15 @@ pub enum Problem {
     HealthcheckNoneArguments,
     #[error("Missing command after HEALTHCHECK CMD")]
     HealthcheckNoCommand,
-    #[error("Unknown type {0:?} in HEALTHCHECK (try CMD)")]
+    #[error("Unknown type {} in HEALTHCHECK (try CMD)", quoted(.0))]
     HealthcheckType(String),
     #[error("{0}")]
     Duration(#[source] crate::value::DurationError),
-    #[error("Interval {0:?} cannot be less than 1ms")]
+    #[error("Interval {} cannot be less than 1ms", quoted(.0))]
     IntervalTooShort(String),
     #[error("--retries cannot be negative ({0})")]
     NegativeRetries(i64),
-    #[error("strconv.ParseInt: parsing {value:?}: {reason}")]
+    #[error("strconv.ParseInt: parsing {}: {reason}", quoted(.value))]
     RetriesNumber { value: String, reason: &'static str },
 
     // Flags.
@@ -127,9 +128,9 @@ pub enum Problem {
     FlagWithoutValue(String),
     #[error("expecting boolean value for flag --{flag}, not: {value}")]
     FlagNotBoolean { flag: String, value: String },
-    #[error("invalid network mode {0:?}")]
+    #[error("invalid network mode {}", quoted(.0))]
     NetworkMode(String),
-    #[error("security {0:?} is not valid")]
+    #[error("security {} is not valid", quoted(.0))]
     SecurityMode(String),
 
     // Comma-separated values of RUN flags.
@@ -141,7 +142,7 @@ pub enum Problem {
     UnexpectedKey { key: String, field: String },
     #[error("unexpected key '{key}' for mount type '{mount}'")]
     KeyNotForMount { key: String, mount: &'static str },
-    #[error("{key} not allowed for {mount:?} type mounts")]
+    #[error("{key} not allowed for \"{mount}\" type mounts")]
     AccessNotForMount { key: &'static str, mount: &'static str },
     #[error("'{0}' doesn't support variable expansion, define alias stage instead")]
     VariableInFrom(String),
@@ -149,9 +150,9 @@ pub enum Problem {
     InvalidValue { key: String, value: String },
     #[error("invalid value {value} for {key}")]
     InvalidNumber { key: &'static str, value: String },
-    #[error("unsupported mount type {0:?}")]
+    #[error("unsupported mount type {}", quoted(.0))]
     MountType(String),
-    #[error("unsupported sharing value {0:?}")]
+    #[error("unsupported sharing value {}", quoted(.0))]
     Sharing(String),
     #[error("invalid cache sharing set for {0} mount")]
     SharingNotForMount(&'static str),

@@ -1,10 +1,41 @@
-//! Ordered environment lists.
+//! Ordered environment lists, and what expansion asks of an environment.
+
+use std::collections::HashMap;
+
+/// Where expansion looks variables up.
+pub trait Variables {
+    /// The value of a variable; `None` if it is unset.
+    fn get(&self, name: &str) -> Option<&str>;
+}
+
+/// No variables at all.
+impl Variables for () {
+    fn get(&self, _name: &str) -> Option<&str> {
+        None
+    }
+}
 
 /// Variables in the order in which they were first set.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Env {
     entries: Vec<(String, String)>,
+    /// Place in `entries` of each name (folded if case is ignored).
+    index: HashMap<String, usize>,
     ignore_case: bool,
+}
+
+impl PartialEq for Env {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries && self.ignore_case == other.ignore_case
+    }
+}
+
+impl Eq for Env {}
+
+impl Variables for Env {
+    fn get(&self, name: &str) -> Option<&str> {
+        Env::get(self, name)
+    }
 }
 
 impl Env {
@@ -15,10 +46,10 @@ impl Env {
 
     /// An empty environment whose names ignore case, as Windows does.
     pub fn ignoring_case() -> Self {
-        Self { entries: Vec::new(), ignore_case: true }
+        Self { ignore_case: true, ..Self::default() }
     }
 
-    /// Reads `KEY=value` lines; one without `=` is a variable with an empty value.
+    /// Reads `KEY=value` strings; one without `=` is a variable with an empty value. Later ones win.
     pub fn from_list<S: AsRef<str>>(list: impl IntoIterator<Item = S>) -> Self {
         let mut env = Self::new();
         env.extend_list(list);
@@ -39,8 +70,11 @@ impl Env {
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        let same = |own: &str| if self.ignore_case { own.eq_ignore_ascii_case(name) } else { own == name };
-        self.entries.iter().position(|(own, _)| same(own))
+        if self.ignore_case { self.index.get(&name.to_uppercase()) } else { self.index.get(name) }.copied()
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.ignore_case { name.to_uppercase() } else { name.to_owned() }
     }
 
     /// The value of a variable.
@@ -48,19 +82,31 @@ impl Env {
         self.position(name).map(|i| self.entries[i].1.as_str())
     }
 
+    /// Whether a variable is set, be it to nothing.
+    pub fn contains(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
     /// Sets a variable; one that exists keeps its place and the spelling of its name.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let name = name.into();
-        match self.position(&name) {
-            Some(i) => self.entries[i].1 = value.into(),
-            None => self.entries.push((name, value.into())),
+        if let Some(i) = self.position(&name) {
+            self.entries[i].1 = value.into();
+        } else {
+            self.index.insert(self.key(&name), self.entries.len());
+            self.entries.push((name, value.into()));
         }
     }
 
     /// Takes a variable away; says whether it was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let found = self.position(name);
-        found.map(|i| self.entries.remove(i)).is_some()
+        let Some(at) = self.position(name) else { return false };
+        self.index.remove(&self.key(name));
+        self.entries.remove(at);
+        for place in self.index.values_mut() {
+            *place -= usize::from(*place > at);
+        }
+        true
     }
 
     /// Names and values in order.

@@ -1,5 +1,6 @@
 //! Durations in Go's notation, as health checks are given.
 
+use super::quoted;
 use std::fmt;
 
 /// A signed duration in nanoseconds, the unit in which image configs store it.
@@ -10,13 +11,13 @@ pub struct GoDuration(i64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// The text does not follow the grammar, or the value is out of range.
-    #[error("time: invalid duration {0:?}")]
+    #[error("time: invalid duration {}", quoted(.0))]
     Invalid(String),
     /// A number stands without a unit.
-    #[error("time: missing unit in duration {0:?}")]
+    #[error("time: missing unit in duration {}", quoted(.0))]
     MissingUnit(String),
     /// A unit that does not exist.
-    #[error("time: unknown unit {unit:?} in duration {text:?}")]
+    #[error("time: unknown unit {} in duration {}", quoted(.unit), quoted(.text))]
     UnknownUnit {
         /// The unit.
         unit: String,
