@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Layers: tar streams applied to directories, directories told apart as tar streams, compression and digests, all
+//! streaming and in one pass.
+//!
+//! What lives here: reading and writing the tar formats of the field ([`tar`]), [`apply`], [`diff`], and blobs
+//! ([`write_blob`], [`recompress`]). What must never: knowledge of where blobs or snapshots are kept, and any
+//! network. Everything blocks; asynchronous callers use `spawn_blocking`. Memory is bounded by buffers.
+
+pub mod apply;
+mod blob;
+mod chunks;
+mod compression;
+pub mod diff;
+mod error;
+mod lower;
+pub mod tar;
+
+pub use apply::{Applied, ApplyOptions, PendingLink, Whiteouts, apply, finish};
+pub use blob::{BlobInfo, Encoding, recompress, write_blob};
+pub use compression::{Compression, decompress};
+pub use diff::{DiffOptions, DiffStats, Mtimes, diff_overlay, diff_trees};
+pub use error::{Error, Result};
+pub use lower::lower_view;

@@ -171,6 +171,11 @@ impl Dir {
             .map_err(|e| self.failed("remove the directory", name, e))
     }
 
+    /// Removes an entry with all that is below it; links are removed, never followed. Nothing there is fine.
+    pub fn remove_all(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        crate::tree::remove(self, self.name(name.as_ref())?)
+    }
+
     /// Moves the entry `old` of directory `from` here; what was at `name` is replaced, unless `keep` is set.
     pub fn rename(&self, from: &Self, old: impl AsRef<OsStr>, name: impl AsRef<OsStr>, keep: bool) -> Result<()> {
         let (old, name) = (from.name(old.as_ref())?, self.name(name.as_ref())?);
@@ -203,9 +208,8 @@ impl Dir {
 
     /// The entries in the order of their names' bytes.
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
-        let reader;
         // A descriptor opened with O_PATH cannot be read, and reading moves a shared position: open it anew.
-        reader =
+        let reader =
             rustix::fs::openat(&self.fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .at("read the directory", &self.path)?;
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
@@ -239,7 +243,7 @@ impl Dir {
     /// Extended attributes of the directory itself. The directory must have been opened for reading.
     pub fn xattrs(&self) -> Result<Xattrs> {
         match fd_xattrs(self.fd.as_fd()) {
-            Err(Errno::BADF) => self.as_node()?.xattrs(),
+            Err(e) if e.raw_os_error() == Some(Errno::BADF.raw_os_error()) => self.as_node()?.xattrs(),
             other => other.at("read extended attributes of", &self.path),
         }
     }

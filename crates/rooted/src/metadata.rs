@@ -135,6 +135,11 @@ pub fn device_parts(device: u64) -> (u32, u32) {
     (rustix::fs::major(device), rustix::fs::minor(device))
 }
 
+/// The attributes of an open object.
+pub fn fd_metadata(fd: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Metadata> {
+    Ok(Metadata::of(&rustix::fs::fstat(fd)?))
+}
+
 /// Sets the modification time and leaves the access time alone.
 pub(crate) fn mtime_only(nanoseconds: i64) -> Timestamps {
     Timestamps {

@@ -137,8 +137,9 @@ pub(crate) fn proc_path(fd: impl AsFd) -> PathBuf {
 }
 
 /// All extended attributes of an open file (not of an `O_PATH` descriptor), sorted by name.
-pub(crate) fn fd_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Xattrs> {
-    read_xattrs(|buffer| rustix::fs::flistxattr(fd, buffer), |name, buffer| rustix::fs::fgetxattr(fd, name, buffer))
+pub fn fd_xattrs(fd: BorrowedFd<'_>) -> std::io::Result<Xattrs> {
+    let list = |buffer: &mut [u8]| rustix::fs::flistxattr(fd, buffer);
+    Ok(read_xattrs(list, |name, buffer| rustix::fs::fgetxattr(fd, name, buffer))?)
 }
 
 fn read_xattrs(

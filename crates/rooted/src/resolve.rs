@@ -28,6 +28,11 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> 
     open(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
+/// Opens a path that is its own real place: no component may be a link (`ELOOP`) or `..` out of the root (`EXDEV`).
+pub(crate) fn open_exact(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    open(root, path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+}
+
 fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, how: ResolveFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let mut tries = 0;
@@ -109,7 +114,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, last: Last) -> rustix::io::Result<Pat
                 return Err(Errno::LOOP);
             }
             let target = rustix::fs::readlinkat(dir, &name, Vec::new())?;
-            let target = PathBuf::from(OsString::from(os_string(target)));
+            let target = PathBuf::from(os_string(target));
             if target.is_absolute() {
                 real = PathBuf::new();
                 parent = Some(open(root, Path::new("."), OFlags::PATH | OFlags::DIRECTORY, plain)?);

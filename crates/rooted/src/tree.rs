@@ -222,37 +222,38 @@ impl Clone {
             }
             self.seen.insert(key, to.path().join(&entry.name));
         }
-        match stat.kind {
-            Kind::File => self.file(&entry.name, &stat),
-            Kind::Symlink => {
-                to.symlink(from.read_link(&entry.name)?, &entry.name)?;
-                self.attributes(&entry.name, &stat)
-            }
-            kind => {
-                to.mknod(&entry.name, kind, stat.mode, stat.rdev)?;
-                self.attributes(&entry.name, &stat)
-            }
-        }
+        copy_entry(from, &entry.name, &stat, to, &entry.name, &mut self.copier)
     }
+}
 
-    fn file(&mut self, name: &OsStr, stat: &Metadata) -> Result<()> {
-        let source = self.from.dir().open_file(name)?;
-        let target = self.to.dir().create_file(name, 0o600)?;
-        let path = self.to.dir().path().join(name);
-        self.copier.copy(&source, &target).at("copy", &path)?;
-        set_file(&target, &path, stat, &file_xattrs(&source, &path)?)
-    }
+/// Replicates one entry that is not a directory, with all its attributes, under a name that must be free. Sockets are
+/// skipped.
+pub fn clone_entry(from: &Dir, old: &OsStr, to: &Dir, name: &OsStr, copier: &mut Copier) -> Result<()> {
+    let stat = from.stat(old)?;
+    copy_entry(from, old, &stat, to, name, copier)
+}
 
-    fn attributes(&self, name: &OsStr, stat: &Metadata) -> Result<()> {
-        let source = self.from.dir().node(name)?;
-        let target = self.to.dir().node(name)?;
-        target.set_owner(stat.uid, stat.gid)?;
-        target.set_mode(stat.mode)?;
-        for (key, value) in source.xattrs()? {
-            target.set_xattr(&key, &value)?;
+fn copy_entry(from: &Dir, old: &OsStr, stat: &Metadata, to: &Dir, name: &OsStr, copier: &mut Copier) -> Result<()> {
+    match stat.kind {
+        Kind::Socket => return Ok(()),
+        Kind::Dir => return Err(Error::WrongKind { path: from.path().join(old), wanted: "file" }),
+        Kind::File => {
+            let source = from.open_file(old)?;
+            let target = to.create_file(name, 0o600)?;
+            let path = to.path().join(name);
+            copier.copy(&source, &target).at("copy", &path)?;
+            return set_file(&target, &path, stat, &file_xattrs(&source, &path)?);
         }
-        target.set_mtime(stat.mtime)
+        Kind::Symlink => to.symlink(from.read_link(old)?, name)?,
+        kind => to.mknod(name, kind, stat.mode, stat.rdev)?,
     }
+    let target = to.node(name)?;
+    target.set_owner(stat.uid, stat.gid)?;
+    target.set_mode(stat.mode)?;
+    for (key, value) in from.node(old)?.xattrs()? {
+        target.set_xattr(&key, &value)?;
+    }
+    target.set_mtime(stat.mtime)
 }
 
 /// Owner first, as it clears set-id bits and capabilities; time last, as everything else changes it.

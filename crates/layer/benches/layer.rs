@@ -1,0 +1,5 @@
+//! Speed of applying, telling apart and compressing.
+
+fn main() {
+    divan::main();
+}

@@ -1,0 +1,345 @@
+//! From an uncompressed stream to a blob: compression on several threads, both digests in the same pass.
+//!
+//! The stream is cut into blocks of a fixed size, each compressed by itself (a gzip member, a zstd frame). So the bytes
+//! are the same for any number of threads, and memory is bounded by the blocks in flight.
+
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use cooper_oci::{DiffId, Digest, Digester};
+use libdeflater::{CompressionLvl, Compressor};
+
+use crate::compression::{Compression, decompress};
+use crate::error::{Error, Result};
+
+/// Input of one gzip member. The format's window is 32 KiB, so cutting loses next to nothing.
+const GZIP_BLOCK: usize = 1 << 20;
+/// Input of one zstd frame: the window of level 3.
+const ZSTD_BLOCK: usize = 2 << 20;
+/// Pieces in which an uncompressed blob is handed on.
+const PLAIN_BLOCK: usize = 256 * 1024;
+
+/// Levels when none is asked for. Gzip's is where libdeflate compresses as zlib's usual 6 does or better.
+const GZIP_LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+/// How to compress a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding {
+    /// The format.
+    pub compression: Compression,
+    /// Gzip 0 to 9, zstd 0 to 22 (0 is its default), nothing for uncompressed; the project's choice when absent.
+    pub level: Option<i32>,
+    /// Threads that compress; the bytes do not depend on it. 0 means one for each processor.
+    pub threads: usize,
+}
+
+impl Encoding {
+    /// A format with its usual level, on all processors.
+    pub const fn new(compression: Compression) -> Self {
+        Self { compression, level: None, threads: 0 }
+    }
+
+    fn level(&self) -> Result<i32> {
+        let (level, max) = match self.compression {
+            Compression::Uncompressed => return Ok(0),
+            Compression::Gzip => (self.level.unwrap_or(GZIP_LEVEL), 9),
+            Compression::Zstd => (self.level.unwrap_or(ZSTD_LEVEL), 22),
+        };
+        if (0..=max).contains(&level) {
+            Ok(level)
+        } else {
+            Err(Error::Level { compression: self.compression.name(), level, min: 0, max })
+        }
+    }
+
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        }
+    }
+
+    const fn block(&self) -> usize {
+        match self.compression {
+            Compression::Uncompressed => PLAIN_BLOCK,
+            Compression::Gzip => GZIP_BLOCK,
+            Compression::Zstd => ZSTD_BLOCK,
+        }
+    }
+}
+
+/// What is known of a blob once it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Digest of the uncompressed stream.
+    pub diff_id: DiffId,
+    /// Bytes of the uncompressed stream.
+    pub uncompressed_size: u64,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+}
+
+/// Compresses what `produce` writes into `sink`. Returns what is known of the blob, and what `produce` returned.
+///
+/// `produce` runs on the calling thread; `sink` is written by another one, in large pieces.
+///
+/// # Errors
+/// That of `produce` or of `sink`, whichever failed first; a level that the format does not have.
+pub fn write_blob<T>(
+    produce: impl FnOnce(&mut dyn Write) -> Result<T>,
+    encoding: &Encoding,
+    sink: impl Write + Send,
+) -> Result<(BlobInfo, T)> {
+    let level = encoding.level()?;
+    let threads = encoding.threads();
+    if encoding.compression == Compression::Uncompressed {
+        return plain(produce, sink);
+    }
+    let in_flight = threads + 1;
+    thread::scope(|scope| {
+        let (to_workers, work) = sync_channel::<Job>(in_flight);
+        let (to_sink, finished) = sync_channel::<Receiver<io::Result<Vec<u8>>>>(in_flight);
+        let (to_hash, hash_side) = sync_channel::<Arc<Vec<u8>>>(in_flight);
+        let work = Arc::new(Mutex::new(work));
+        for _ in 0..threads {
+            let work = work.clone();
+            scope.spawn(move || compress_jobs(&work, encoding.compression, level));
+        }
+        let hasher = scope.spawn(move || hash(&hash_side));
+        let writer = scope.spawn(move || write_in_order(&finished, sink));
+
+        let mut blocks = Blocks {
+            block: encoding.block(),
+            filling: Vec::with_capacity(encoding.block()),
+            any: false,
+            to_workers,
+            to_sink,
+            to_hash,
+        };
+        let produced = produce(&mut blocks).and_then(|value| {
+            blocks.end().map_err(Error::Write)?;
+            Ok(value)
+        });
+        drop(blocks);
+        let (diff_id, uncompressed_size) = join(hasher);
+        let written = join(writer);
+        // A sink that fails makes `produce` fail too: its own error says why.
+        let (digest, size) = written.map_err(Error::Write)?;
+        let value = produced?;
+        Ok((BlobInfo { diff_id: DiffId(diff_id), uncompressed_size, digest, size }, value))
+    })
+}
+
+/// Decompresses a blob (the compression told from its first bytes when `from` is `None`) and compresses it anew.
+pub fn recompress(
+    reader: impl Read + Send,
+    from: Option<Compression>,
+    to: &Encoding,
+    sink: impl Write + Send,
+) -> Result<BlobInfo> {
+    let mut stream = decompress(reader, from)?;
+    let (info, ()) = write_blob(
+        |out| {
+            let mut buffer = vec![0; 256 * 1024];
+            loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => out.write_all(&buffer[..count]).map_err(Error::Write)?,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(Error::Read(e)),
+                }
+            }
+        },
+        to,
+        sink,
+    )?;
+    Ok(info)
+}
+
+fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// An uncompressed blob is the stream itself: one digest for both.
+fn plain<T>(produce: impl FnOnce(&mut dyn Write) -> Result<T>, mut sink: impl Write + Send) -> Result<(BlobInfo, T)> {
+    thread::scope(|scope| {
+        let (to_hash, hash_side) = sync_channel::<Arc<Vec<u8>>>(4);
+        let (to_write, write_side) = sync_channel::<Arc<Vec<u8>>>(4);
+        let hasher = scope.spawn(move || hash(&hash_side));
+        let writer = scope.spawn(move || {
+            while let Ok(block) = write_side.recv() {
+                sink.write_all(&block)?;
+            }
+            sink.flush()
+        });
+        let mut tee = Tee { filling: Vec::with_capacity(PLAIN_BLOCK), to_hash, to_write };
+        let produced = produce(&mut tee).and_then(|value| {
+            tee.send().map_err(Error::Write)?;
+            Ok(value)
+        });
+        drop(tee);
+        let (digest, size) = join(hasher);
+        join(writer).map_err(Error::Write)?;
+        let value = produced?;
+        let diff_id = DiffId(digest.clone());
+        Ok((BlobInfo { diff_id, uncompressed_size: size, digest, size }, value))
+    })
+}
+
+struct Tee {
+    filling: Vec<u8>,
+    to_hash: SyncSender<Arc<Vec<u8>>>,
+    to_write: SyncSender<Arc<Vec<u8>>>,
+}
+
+impl Tee {
+    fn send(&mut self) -> io::Result<()> {
+        let block = Arc::new(std::mem::replace(&mut self.filling, Vec::with_capacity(PLAIN_BLOCK)));
+        if self.to_write.send(block.clone()).is_err() || self.to_hash.send(block).is_err() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(PLAIN_BLOCK - self.filling.len());
+        self.filling.extend_from_slice(&bytes[..count]);
+        if self.filling.len() == PLAIN_BLOCK {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hash(blocks: &Receiver<Arc<Vec<u8>>>) -> (Digest, u64) {
+    let mut digester = Digester::default();
+    let mut bytes = 0;
+    while let Ok(block) = blocks.recv() {
+        digester.update(block.as_slice());
+        bytes += block.len() as u64;
+    }
+    (digester.finish(), bytes)
+}
+
+/// A block to compress and where to send the result.
+struct Job {
+    block: Arc<Vec<u8>>,
+    done: SyncSender<io::Result<Vec<u8>>>,
+}
+
+/// Cuts the stream into blocks and queues each for the workers, the hasher and, by its place in line, the sink.
+struct Blocks {
+    block: usize,
+    filling: Vec<u8>,
+    any: bool,
+    to_workers: SyncSender<Job>,
+    to_sink: SyncSender<Receiver<io::Result<Vec<u8>>>>,
+    to_hash: SyncSender<Arc<Vec<u8>>>,
+}
+
+impl Blocks {
+    fn send(&mut self) -> io::Result<()> {
+        let block = Arc::new(std::mem::replace(&mut self.filling, Vec::with_capacity(self.block)));
+        self.any = true;
+        let (done, result) = sync_channel(1);
+        // The sink goes first: when it has failed, nothing more is worth compressing.
+        if self.to_sink.send(result).is_err()
+            || self.to_hash.send(block.clone()).is_err()
+            || self.to_workers.send(Job { block, done }).is_err()
+        {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    /// Sends what is left; an empty stream still is one member or frame.
+    fn end(&mut self) -> io::Result<()> {
+        if self.filling.is_empty() && self.any { Ok(()) } else { self.send() }
+    }
+}
+
+impl Write for Blocks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.block - self.filling.len());
+        self.filling.extend_from_slice(&bytes[..count]);
+        if self.filling.len() == self.block {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn compress_jobs(work: &Mutex<Receiver<Job>>, compression: Compression, level: i32) {
+    let mut codec = Codec::new(compression, level);
+    loop {
+        let job = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        let result = match &mut codec {
+            Ok(codec) => codec.compress(&job.block),
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+        };
+        // Nobody waits for it when the sink has failed.
+        let _ = job.done.send(result);
+    }
+}
+
+enum Codec {
+    Gzip(Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Codec {
+    fn new(compression: Compression, level: i32) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::Zstd => Self::Zstd(zstd::bulk::Compressor::new(level)?),
+            Compression::Gzip | Compression::Uncompressed => {
+                let level = CompressionLvl::new(level).map_err(|_| io::ErrorKind::InvalidInput)?;
+                Self::Gzip(Compressor::new(level))
+            }
+        })
+    }
+
+    fn compress(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(compressor) => {
+                let mut out = vec![0; compressor.gzip_compress_bound(block.len())];
+                let length = compressor.gzip_compress(block, &mut out).map_err(io::Error::other)?;
+                out.truncate(length);
+                Ok(out)
+            }
+            Self::Zstd(compressor) => compressor.compress(block),
+        }
+    }
+}
+
+fn write_in_order(
+    finished: &Receiver<Receiver<io::Result<Vec<u8>>>>,
+    mut sink: impl Write,
+) -> io::Result<(Digest, u64)> {
+    let mut digester = Digester::default();
+    let mut size = 0;
+    while let Ok(next) = finished.recv() {
+        // The sender is dropped without a result only when its worker is gone, which its panic explains.
+        let block = next.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
+        digester.update(&block);
+        size += block.len() as u64;
+        sink.write_all(&block)?;
+    }
+    sink.flush()?;
+    Ok((digester.finish(), size))
+}
