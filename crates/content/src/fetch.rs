@@ -204,7 +204,11 @@ async fn transfer(
     drop(to_writer);
     let ingest = joined(writer.await)?;
     if let Some(failure) = failure {
-        blocking(move || Ok(drop(ingest))).await?;
+        blocking(move || {
+            drop(ingest); // flushes what came, for the next fetch
+            Ok(())
+        })
+        .await?;
         return Err(failure);
     }
     let (digest, size) = (desc.digest.clone(), desc.size);
@@ -240,7 +244,7 @@ fn broken(desc: &Descriptor, received: u64, source: io::Error) -> FetchError {
 /// `Ingest::write` reports through `io::Error`; this takes the store's own error out again.
 fn store_error(e: io::Error, ingest: &Ingest) -> Error {
     let kind = e.kind();
-    match e.into_inner().map(|inner| inner.downcast::<Error>()) {
+    match e.into_inner().map(<dyn std::error::Error + Send + Sync>::downcast::<Error>) {
         Some(Ok(error)) => *error,
         Some(Err(other)) => Error::io("write", ingest.path(), io::Error::new(kind, other)),
         None => Error::io("write", ingest.path(), kind.into()),

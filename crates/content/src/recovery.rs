@@ -15,7 +15,7 @@ use std::{
 
 /// Linux writes dirty pages back after 30 s by default (`vm.dirty_expire_centisecs`); ten minutes leave room for
 /// slow disks and tuned systems.
-const WRITE_BACK: Duration = Duration::from_mins(10);
+const WRITE_BACK: Duration = Duration::from_secs(10 * 60);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Whether the store was last open under another boot; notes the present one.
