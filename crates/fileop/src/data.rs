@@ -46,11 +46,6 @@ pub(crate) struct Mover {
 }
 
 impl Mover {
-    /// Whether an inode of the tree belongs to a committed layer as well.
-    pub(crate) fn is_shared(&self, st: &sys::Stat) -> bool {
-        self.linked.contains_key(&st.st_ino)
-    }
-
     /// Gives the file `name` of a committed layer a second name. False when it has to be copied.
     pub(crate) fn link(
         &mut self,

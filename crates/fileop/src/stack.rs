@@ -115,11 +115,6 @@ impl Dir {
         self.levels.first().map_or(Ok(Vec::new()), |top| sys::xattrs(sys::XattrPlace::Fd(top.fd())))
     }
 
-    /// Whether only one layer takes part.
-    pub(crate) fn is_single(&self) -> bool {
-        self.levels.len() <= 1
-    }
-
     pub(crate) fn level(&self, item: &Item) -> &Level {
         &self.levels[item.level]
     }

@@ -145,15 +145,6 @@ impl TargetDir {
         Ok(())
     }
 
-    /// The attributes of the directory as the tree shows it.
-    pub(crate) fn stat(&self) -> Result<sys::Stat, Errno> {
-        match (self.upper.get(), &self.lower) {
-            (Some(upper), _) => fs::fstat(upper),
-            (None, Some(lower)) => lower.stat(),
-            (None, None) => Err(Errno::NOENT),
-        }
-    }
-
     /// Every name, each once.
     pub(crate) fn names(&self, path: &str) -> Result<Vec<CString>, Error> {
         let mut names = Vec::new();
