@@ -14,9 +14,9 @@ pub enum Error {
     /// The program can't be executed. The texts are those of the field's runtimes; tools look for them.
     #[error("{0}")]
     Exec(String),
-    /// The user or group is unknown, or its text is malformed.
+    /// The user or group is unknown, or the files that list them can't be read.
     #[error("{0}")]
-    User(String),
+    User(#[from] cooper_rooted::Error),
     /// Something in the specification can't be right.
     #[error("{0}")]
     Invalid(String),
@@ -29,6 +29,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A tree couldn't be assembled for mounting.
+    #[error("mount {dest}: {source}", dest = .dest.display())]
+    Tree {
+        /// Path inside the container.
+        dest: PathBuf,
+        /// Why.
+        #[source]
+        source: cooper_rooted::Error,
+    },
     /// A step of the setup failed.
     #[error("{step}: {source}")]
     Setup {
@@ -38,4 +47,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Waiting for the end failed, or whoever waited has panicked.
+    #[error("the end of the process is not known: {0}")]
+    Lost(String),
+}
+
+impl Error {
+    /// Says at which step of the setup an I/O error happened.
+    pub(crate) fn setup(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Setup { step: step.into(), source }
+    }
 }

@@ -7,12 +7,28 @@
 //! Nothing is ever mounted in the mount namespace of the builder: mounts are made detached and attached inside the
 //! container's own namespace, so the end of the container, or of the builder, is the end of the mounts.
 
+mod capabilities;
+mod cgroup;
+#[allow(unsafe_code, reason = "the child's side of a shared address space")]
+mod child;
+mod devices;
 mod error;
+mod files;
 mod io;
+mod layout;
+mod limits;
+mod memory;
+mod namespaces;
+mod plan;
+mod process;
+#[allow(unsafe_code, reason = "system calls that no library offers")]
+mod raw;
+mod seccomp;
 pub mod spec;
 
 pub use error::{Error, Result};
 pub use io::{Output, OutputStreams, ProcessIo, Stdin};
+pub use namespaces::Namespaces;
 pub use spec::{
     ContainerMount, ContainerSpec, DnsConfig, Host, MountKind, Network, ProcessSpec, Resources, Security, Ulimit,
     WinSize,

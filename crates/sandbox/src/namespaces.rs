@@ -1,0 +1,397 @@
+//! Level 1: namespaces made by root, in this process, without a runtime program.
+//!
+//! Every process has a thread of the builder for itself: it prepares, starts, waits, cleans up. The kernel kills the process when
+//! that thread ends, so nothing that was started survives the builder, however the builder ends.
+
+use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::child::{Program, Step};
+use crate::error::{Error, Result};
+use crate::io::ProcessIo;
+use crate::plan::{self, Inside};
+use crate::process;
+use crate::raw::{self, Reaped};
+use crate::spec::{ContainerSpec, ProcessSpec, WinSize};
+use crate::{Container, ExitCause, ExitStatus, Level, Process, ResourceUsage, Sandbox};
+use async_trait::async_trait;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// Stack of a waiting thread; only what is touched takes memory.
+const THREAD_STACK: usize = 256 * 1024;
+
+/// Runs containers in namespaces, as root.
+#[derive(Debug)]
+pub struct Namespaces {
+    host: Arc<Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    /// An existing directory: trees are attached over it in the child's namespace, on their way to the new root.
+    state: PathBuf,
+    hierarchies: Hierarchies,
+}
+
+impl Namespaces {
+    /// Opens the sandbox with a state directory of its own (made when absent), and ends and removes what a builder that was
+    /// killed has left: cgroups with their processes, scratch directories.
+    ///
+    /// This process can't be dumped or traced by unprivileged users from now on: the children share its memory for a moment.
+    ///
+    /// # Errors
+    /// The state directory can't be made, or this process isn't privileged to make namespaces.
+    pub fn open(state: &Path) -> Result<Self> {
+        for dir in [state.to_owned(), plan::scratch_dir(state), cgroup_records(state)] {
+            fs::create_dir_all(&dir).map_err(Error::setup(format!("create directory {}", dir.display())))?;
+        }
+        let state = fs::canonicalize(state).map_err(Error::setup(format!("find {}", state.display())))?;
+        let own = rustix::thread::capabilities(None).map_err(|e| Error::setup("read capabilities")(e.into()))?;
+        if !own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
+            return Err(Error::Setup {
+                step: "make namespaces as root (CAP_SYS_ADMIN is missing)".into(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            });
+        }
+        let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;
+        rustix::process::set_dumpable_behavior(not_dumpable).map_err(|e| Error::setup("hide memory")(e.into()))?;
+        sweep(&state);
+        Ok(Self { host: Arc::new(Host { state, hierarchies: Hierarchies::detect() }) })
+    }
+}
+
+fn cgroup_records(state: &Path) -> PathBuf {
+    state.join("cgroups")
+}
+
+/// Removes what is left of containers whose builder was killed.
+fn sweep(state: &Path) {
+    for entry in fs::read_dir(cgroup_records(state)).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let gone = text.lines().map(|dir| cgroup::remove_stale(Path::new(dir))).fold(true, |all, one| all && one);
+        if gone {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    for entry in fs::read_dir(plan::scratch_dir(state)).into_iter().flatten().flatten() {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove what an earlier builder left");
+        }
+    }
+}
+
+#[async_trait]
+impl Sandbox for Namespaces {
+    fn level(&self) -> Level {
+        Level::Namespaces
+    }
+
+    async fn start(&self, spec: ContainerSpec, init: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Container>> {
+        check_id(&spec.id)?;
+        let host = self.host.clone();
+        let running = on_own_thread(move |ready, ended| run_container(&host, &spec, &init, io, ready, ended)).await?;
+        Ok(Box::new(RunningContainer(running)))
+    }
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let plain = !id.is_empty()
+        && id.len() <= 128
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if plain { Ok(()) } else { Err(Error::Invalid(format!("container id {id:?} is not a plain name"))) }
+}
+
+type Ready = oneshot::Sender<Result<Running>>;
+type Ended = watch::Sender<Option<std::result::Result<ExitStatus, String>>>;
+
+/// Starts a thread that runs one process from beginning to end; returns when the process executes its program.
+async fn on_own_thread(work: impl FnOnce(Ready, Ended) + Send + 'static) -> Result<Running> {
+    let (ready, running) = oneshot::channel();
+    let (ended, end) = watch::channel(None);
+    std::thread::Builder::new()
+        .name("sandbox-step".into())
+        .stack_size(THREAD_STACK)
+        .spawn(move || work(ready, ended))
+        .map_err(Error::setup("start a thread"))?;
+    let mut running = running.await.map_err(|_| Error::Lost("its thread ended".into()))??;
+    running.end = Some(end);
+    Ok(running)
+}
+
+/// A running process, from outside.
+struct Running {
+    pidfd: Arc<OwnedFd>,
+    /// Set before the caller sees it.
+    end: Option<watch::Receiver<Option<std::result::Result<ExitStatus, String>>>>,
+    /// The controlling side of the terminal, until it is taken, and a copy to resize it.
+    terminal: Option<OwnedFd>,
+    terminal_size: Option<OwnedFd>,
+    details: Arc<Details>,
+}
+
+/// What is known about a container.
+struct Details {
+    /// None after the end: nothing keeps the root mounted then.
+    inside: Mutex<Option<Inside>>,
+    cgroup: Option<Cgroup>,
+    warnings: Vec<String>,
+    /// Filled in at the end.
+    usage: Mutex<ResourceUsage>,
+}
+
+impl Details {
+    fn inside(&self) -> Option<Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close(&self) {
+        *self.inside.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Running {
+    fn new(pidfd: OwnedFd, terminal: Option<OwnedFd>, details: Arc<Details>) -> Result<Self> {
+        let terminal_size =
+            terminal.as_ref().map(OwnedFd::try_clone).transpose().map_err(Error::setup("duplicate the terminal"))?;
+        Ok(Self { pidfd: Arc::new(pidfd), end: None, terminal, terminal_size, details })
+    }
+
+    fn signal(&self, number: i32) -> Result<()> {
+        raw::signal(self.pidfd.as_fd(), number).map_err(Error::setup(format!("send signal {number}")))
+    }
+}
+
+#[async_trait]
+impl Process for Running {
+    async fn wait(&self) -> Result<ExitStatus> {
+        let Some(mut end) = self.end.clone() else { return Err(Error::Lost("it never started".into())) };
+        let end = end.wait_for(Option::is_some).await.map_err(|_| Error::Lost("its thread ended".into()))?;
+        match &*end {
+            Some(Ok(status)) => Ok(*status),
+            Some(Err(why)) => Err(Error::Lost(why.clone())),
+            None => Err(Error::Lost("it has no status".into())),
+        }
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        Self::signal(self, signal)
+    }
+
+    fn resize(&self, size: WinSize) -> Result<()> {
+        match &self.terminal_size {
+            Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal")),
+            None => Ok(()),
+        }
+    }
+
+    fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.signal(libc::SIGKILL);
+    }
+}
+
+/// The first process of a container. When it ends, the kernel ends every other one in the container.
+struct RunningContainer(Running);
+
+#[async_trait]
+impl Process for RunningContainer {
+    async fn wait(&self) -> Result<ExitStatus> {
+        self.0.wait().await
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        self.0.signal(signal)
+    }
+
+    fn resize(&self, size: WinSize) -> Result<()> {
+        self.0.resize(size)
+    }
+
+    fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.0.take_terminal()
+    }
+}
+
+#[async_trait]
+impl Container for RunningContainer {
+    async fn exec(&self, process: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
+        let (pidfd, details) = (self.0.pidfd.clone(), self.0.details.clone());
+        let running =
+            on_own_thread(move |ready, ended| run_process(pidfd, &details, &process, io, ready, &ended)).await?;
+        Ok(Box::new(running))
+    }
+
+    fn stats(&self) -> ResourceUsage {
+        let ended = self.0.end.as_ref().is_some_and(|end| end.borrow().is_some());
+        match &self.0.details.cgroup {
+            Some(cgroup) if !ended => cgroup.usage(),
+            _ => *self.0.details.usage.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.0.details.warnings
+    }
+}
+
+/// The cgroup of a container, with the note by which a later builder finds it.
+struct GroupGuard<'a> {
+    cgroup: Option<&'a Cgroup>,
+    record: PathBuf,
+}
+
+impl<'a> GroupGuard<'a> {
+    fn new(host: &Host, id: &str, cgroup: Option<&'a Cgroup>) -> Self {
+        let record = cgroup_records(&host.state).join(id);
+        if let Some(cgroup) = cgroup {
+            let dirs: String = cgroup.dirs().map(|dir| format!("{}\n", dir.display())).collect();
+            if let Err(error) = fs::write(&record, dirs) {
+                tracing::warn!(%error, "cannot note a cgroup; it stays if this builder is killed");
+            }
+        }
+        Self { cgroup, record }
+    }
+}
+
+impl Drop for GroupGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.cgroup {
+            cgroup.remove();
+            let _ = fs::remove_file(&self.record);
+        }
+    }
+}
+
+/// The life of a container, on its own thread.
+fn run_container(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: ProcessIo, ready: Ready, ended: Ended) {
+    let plan = match plan::plan(&host.state, &host.hierarchies, spec, init, io) {
+        Ok(plan) => plan,
+        Err(e) => return drop(ready.send(Err(e))),
+    };
+    let plan::Plan { program, namespaces, birthplace, cgroup, terminal, warnings, mut remains, inside } = plan;
+    let guard_group = cgroup.clone();
+    let group = GroupGuard::new(host, &spec.id, guard_group.as_ref());
+    let started =
+        program.start(namespaces, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, init));
+    // Closes this side's copies of the streams, so that their readers see the end.
+    drop(program);
+    drop(birthplace);
+    let details = Arc::new(Details { inside: Mutex::new(Some(inside)), cgroup, warnings, usage: Mutex::default() });
+    let running = started.and_then(|pidfd| {
+        let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
+        Ok((own, Running::new(pidfd, terminal, details.clone())?))
+    });
+    let (pidfd, running) = match running {
+        Ok(running) => running,
+        Err(e) => {
+            drop(group);
+            remains.clear();
+            return drop(ready.send(Err(e)));
+        }
+    };
+    // Nobody waits any more: dropping what comes back kills the container.
+    drop(ready.send(Ok(running)));
+    let reaped = raw::reap(pidfd.as_fd());
+    let oom = guard_group.as_ref().is_some_and(Cgroup::oom);
+    if let Ok(reaped) = &reaped {
+        let usage = total_usage(guard_group.as_ref(), reaped);
+        *details.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+    drop(group);
+    remains.clear();
+    drop(remains);
+    details.close();
+    let _ = ended.send(Some(reaped.map(|r| status(&r, oom)).map_err(|e| e.to_string())));
+}
+
+/// The life of a further process of a container, on its own thread.
+fn run_process(
+    container: Arc<OwnedFd>,
+    details: &Arc<Details>,
+    spec: &ProcessSpec,
+    io: ProcessIo,
+    ready: Ready,
+    ended: &Ended,
+) {
+    let details = Arc::new(Details {
+        inside: Mutex::new(details.inside()),
+        cgroup: details.cgroup.clone(),
+        warnings: Vec::new(),
+        usage: Mutex::default(),
+    });
+    let (pidfd, running) = match enter(&container, &details, spec, io) {
+        Ok(started) => started,
+        Err(e) => return drop(ready.send(Err(e))),
+    };
+    drop(container);
+    details.close();
+    drop(ready.send(Ok(running)));
+    let reaped = raw::reap(pidfd.as_fd());
+    let _ = ended.send(Some(reaped.map(|r| status(&r, false)).map_err(|e| e.to_string())));
+}
+
+fn enter(
+    container: &Arc<OwnedFd>,
+    details: &Arc<Details>,
+    spec: &ProcessSpec,
+    io: ProcessIo,
+) -> Result<(OwnedFd, Running)> {
+    let Some(inside) = details.inside() else { return Err(Error::Lost("the container has ended".into())) };
+    let user = process::identity(&inside.root, spec)?;
+    let mut streams = process::streams(spec, &user, io, Some(&inside.terminals))?;
+    let mut program = Program::default();
+    program.push(Step::DieWithStarter);
+    let (mut birthplace, mut doors) = (None, Vec::new());
+    if let Some(cgroup) = &details.cgroup {
+        birthplace = cgroup.birthplace().map_err(Error::setup("open the cgroup"))?;
+        doors = cgroup.doors().map_err(Error::setup("open the cgroup"))?;
+    }
+    for door in doors {
+        program.push(Step::JoinCgroup(door));
+    }
+    let kinds =
+        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    program.push(Step::Enter(container.clone(), kinds));
+    let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
+    process::finish(&mut program, spec, &user, &streams, cwd, inside.security)?;
+    let terminal = streams.master.take();
+    drop(streams);
+    // Decides where this thread's children are born; the thread ends with the process.
+    raw::setns(container.as_fd(), libc::CLONE_NEWPID).map_err(Error::setup("enter the container"))?;
+    let pidfd = program.start(0, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, spec))?;
+    let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
+    Ok((own, Running::new(pidfd, terminal, details.clone())?))
+}
+
+fn status(reaped: &Reaped, oom: bool) -> ExitStatus {
+    let cause = match reaped.code {
+        libc::CLD_EXITED => ExitCause::Code(reaped.status),
+        _ => ExitCause::Signal(reaped.status),
+    };
+    ExitStatus { cause, oom }
+}
+
+/// What the cgroup counted, and where there is none what the kernel keeps of every process that was waited for.
+fn total_usage(cgroup: Option<&Cgroup>, reaped: &Reaped) -> ResourceUsage {
+    let counted = cgroup.map(Cgroup::usage).unwrap_or_default();
+    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    // ru_maxrss is in KiB, block counts are in units of 512 bytes (getrusage(2)).
+    ResourceUsage {
+        cpu_user: counted.cpu_user.or(Some(time(reaped.usage.ru_utime))),
+        cpu_system: counted.cpu_system.or(Some(time(reaped.usage.ru_stime))),
+        memory_peak: counted.memory_peak.or(Some(reaped.usage.ru_maxrss as u64 * 1024)),
+        io_read: counted.io_read.or(Some(reaped.usage.ru_inblock as u64 * 512)),
+        io_write: counted.io_write.or(Some(reaped.usage.ru_oublock as u64 * 512)),
+        pids_peak: counted.pids_peak,
+    }
+}

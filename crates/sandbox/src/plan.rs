@@ -1,0 +1,476 @@
+//! From a [`ContainerSpec`] to a child's program: every tree is assembled detached, every mount point found or made, every
+//! step written down, before any process exists.
+
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::child::{Program, Step};
+use crate::devices;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::io::ProcessIo;
+use crate::layout::{Kind, Layout, Lifetime, Stub};
+use crate::memory::MemoryTree;
+use crate::process::{self, c_string};
+use crate::raw;
+use crate::spec::{ContainerMount, ContainerSpec, MountKind, Network, ProcessSpec, Security};
+use cooper_mount::{Mount, OverlayUpper};
+use cooper_rooted::mount;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Hidden from steps: what tells about or reaches into the machine.
+const MASKED: [&CStr; 11] = [
+    c"/proc/asound",
+    c"/proc/acpi",
+    c"/proc/kcore",
+    c"/proc/keys",
+    c"/proc/latency_stats",
+    c"/proc/timer_list",
+    c"/proc/timer_stats",
+    c"/proc/sched_debug",
+    c"/proc/scsi",
+    c"/sys/firmware",
+    c"/sys/devices/virtual/powercap",
+];
+
+/// Settings of the machine that steps may read and not change.
+const READ_ONLY: [&CStr; 5] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
+
+/// Everything needed to start a container and to clean up after it.
+pub(crate) struct Plan {
+    pub(crate) program: Program,
+    pub(crate) namespaces: u64,
+    pub(crate) birthplace: Option<OwnedFd>,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) remains: Remains,
+    pub(crate) inside: Inside,
+}
+
+/// What later processes of the container need.
+#[derive(Debug, Clone)]
+pub(crate) struct Inside {
+    pub(crate) root: Arc<OwnedFd>,
+    pub(crate) terminals: Arc<OwnedFd>,
+    pub(crate) security: Security,
+}
+
+/// What was made outside of the container for it, and goes with it.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    stubs: Vec<Stub>,
+    scratch: Option<Scratch>,
+}
+
+impl Remains {
+    /// Removes it. What can't be removed is logged: the step's result doesn't depend on it.
+    pub(crate) fn clear(&mut self) {
+        for stub in self.stubs.drain(..).rev() {
+            if let Err(error) = stub.remove() {
+                tracing::warn!(%error, "cannot remove a mount point that was made for a step");
+            }
+        }
+        self.scratch = None;
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// A directory in the state directory, for what doesn't fit into memory files.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(dir = %self.0.display(), %error, "cannot remove a scratch directory; swept at the next start");
+        }
+    }
+}
+
+/// The state directory's part for scratch space.
+pub(crate) fn scratch_dir(state: &Path) -> PathBuf {
+    state.join("scratch")
+}
+
+/// Writes the program for `spec` and its first process.
+pub(crate) fn plan(
+    state: &Path,
+    hierarchies: &Hierarchies,
+    spec: &ContainerSpec,
+    init: &ProcessSpec,
+    io: ProcessIo,
+) -> Result<Plan> {
+    match Builder::new(state, spec, spec.rootfs.clone(), None)?.build(hierarchies, init, io) {
+        Err(Refused::ReadOnly(io)) => {
+            // Something is missing from a root that can't be written to: it is made in a layer that is thrown away.
+            let (root, scratch) = throwaway_layer(state, spec)?;
+            let builder = Builder::new(state, spec, root, Some(scratch))?;
+            builder.build(hierarchies, init, io).map_err(|refused| match refused {
+                Refused::ReadOnly(_) => Error::Mount { dest: "/".into(), source: Errno::ROFS.into() },
+                Refused::Error(e) => e,
+            })
+        }
+        Err(Refused::Error(e)) => Err(e),
+        Ok(plan) => Ok(plan),
+    }
+}
+
+/// Why no plan was made. A read-only root gives the streams back for another try.
+enum Refused {
+    ReadOnly(ProcessIo),
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mount, Scratch)> {
+    let dir = scratch_dir(state).join(&spec.id);
+    let make = |path: &Path| {
+        std::fs::create_dir_all(path).map_err(Error::setup(format!("create directory {}", path.display())))
+    };
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    make(&upper)?;
+    let scratch = Scratch(dir);
+    make(&work)?;
+    let (lower, userxattr) = match &spec.rootfs {
+        Mount::Bind { source, .. } => (vec![source.clone()], false),
+        Mount::Overlay { lower, userxattr, .. } => (lower.clone(), *userxattr),
+    };
+    Ok((Mount::Overlay { lower, upper: Some(OverlayUpper { dir: upper, work }), userxattr }, scratch))
+}
+
+struct Builder<'a> {
+    state: CString,
+    spec: &'a ContainerSpec,
+    root: Arc<OwnedFd>,
+    layout: Layout,
+    memory: MemoryTree,
+    program: Program,
+    /// Steps that wait until the new root is entered.
+    later: Vec<Step>,
+    scratch: Option<Scratch>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(state: &Path, spec: &'a ContainerSpec, root: Mount, scratch: Option<Scratch>) -> Result<Self> {
+        let tree = mount::detached(&root).map_err(|source| Error::Tree { dest: "/".into(), source })?;
+        let tree = Arc::new(tree);
+        raw::set_mount(tree.as_fd(), device_attribute(spec), 0)
+            .map_err(|source| Error::Mount { dest: "/".into(), source })?;
+        let contents = spec.mounts.iter().map(|m| match &m.kind {
+            MountKind::Memory { content, .. } => content.len() as u64,
+            _ => 0,
+        });
+        Ok(Self {
+            state: c_string("state directory", state.as_os_str().as_bytes())?,
+            spec,
+            layout: Layout::new(tree.clone()),
+            root: tree,
+            memory: MemoryTree::new(contents.sum())?,
+            program: Program::default(),
+            later: Vec::new(),
+            scratch,
+        })
+    }
+
+    fn build(
+        mut self,
+        hierarchies: &Hierarchies,
+        init: &ProcessSpec,
+        io: ProcessIo,
+    ) -> std::result::Result<Plan, Refused> {
+        let prepared = self.surroundings(hierarchies, init);
+        let (terminals, cwd) = match prepared {
+            Ok(prepared) => prepared,
+            Err(Error::Mount { source, .. })
+                if source.raw_os_error() == Some(libc::EROFS)
+                    && self.spec.rootfs.readonly()
+                    && self.scratch.is_none() =>
+            {
+                return Err(Refused::ReadOnly(io));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        Ok(self.assemble(hierarchies, init, io, terminals, &cwd)?)
+    }
+
+    /// Everything that makes mount points.
+    fn surroundings(&mut self, hierarchies: &Hierarchies, init: &ProcessSpec) -> Result<(Arc<OwnedFd>, PathBuf)> {
+        let terminals = self.system_mounts(hierarchies)?;
+        if self.spec.network_files {
+            self.network_files()?;
+        }
+        for mount in &self.spec.mounts {
+            self.mount(mount)?;
+        }
+        let cwd = if init.cwd.as_os_str().is_empty() { Path::new("/") } else { &init.cwd };
+        if !cwd.is_absolute() {
+            return Err(Error::Invalid(format!("working directory {} is not absolute", cwd.display())));
+        }
+        let cwd = self.make(cwd, Kind::Directory, Lifetime::Stays)?;
+        Ok((terminals, cwd))
+    }
+
+    fn make(&mut self, dest: &Path, kind: Kind, lifetime: Lifetime) -> Result<PathBuf> {
+        self.layout.make(dest, kind, lifetime).map_err(|source| Error::Mount { dest: dest.to_owned(), source })
+    }
+
+    /// Puts a detached tree at `dest` once the root is entered.
+    fn attach(&mut self, dest: &Path, kind: Kind, lifetime: Lifetime, tree: OwnedFd) -> Result<()> {
+        let at = self.make(dest, kind, lifetime)?;
+        let tree = Arc::new(tree);
+        self.later.push(Step::Attach(tree.clone(), target(&at)?));
+        self.layout.cover(at, Some(tree));
+        Ok(())
+    }
+
+    /// Puts a part of the memory tree at `dest`.
+    fn attach_memory(
+        &mut self,
+        dest: &Path,
+        kind: Kind,
+        lifetime: Lifetime,
+        name: &str,
+        attributes: u64,
+    ) -> Result<()> {
+        let at = self.make(dest, kind, lifetime)?;
+        let slot = self.program.slot();
+        let (tree, part) = (self.memory.tree(), self.memory.open(name)?);
+        self.program.push(Step::Take { tree, subpath: c_string("path", name.as_bytes())?, slot, attributes });
+        self.later.push(Step::AttachSlot { slot, target: target(&at)? });
+        self.layout.cover(at, Some(part));
+        Ok(())
+    }
+
+    fn new_mount(&mut self, kind: &'static CStr, attributes: u64, at: &'static CStr) -> Result<()> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(at.to_bytes()));
+        let made = self.make(path, Kind::Directory, Lifetime::Everything)?;
+        if made != path {
+            return Err(Error::Invalid(format!("{} is a symbolic link in the root file system", path.display())));
+        }
+        self.later.push(Step::NewMount { kind, attributes, target: at });
+        self.layout.cover(made, None);
+        Ok(())
+    }
+
+    /// `/proc`, `/dev` with what is in it, `/sys`. Returns the file system of terminals.
+    fn system_mounts(&mut self, hierarchies: &Hierarchies) -> Result<Arc<OwnedFd>> {
+        // The memory tree must be in the namespace before parts of it can be cloned.
+        self.program.push(Step::Stage(self.memory.tree(), self.state.clone()));
+        self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
+        let insecure = self.spec.security == Security::Insecure;
+        let devices = devices::populate(&self.memory, insecure)?;
+        self.attach_memory(Path::new("/dev"), Kind::Directory, Lifetime::Everything, "dev", NOSUID)?;
+        for (name, node) in devices {
+            self.attach(&Path::new("/dev").join(name), Kind::File, Lifetime::Stays, node)?;
+        }
+        let terminals = Arc::new(devices::terminals()?);
+        let at = self.make(Path::new("/dev/pts"), Kind::Directory, Lifetime::Stays)?;
+        self.later.push(Step::Attach(terminals.clone(), target(&at)?));
+        self.layout.cover(at, Some(terminals.clone()));
+        let shm = devices::shm(self.spec.shm_size)?;
+        self.attach(Path::new("/dev/shm"), Kind::Directory, Lifetime::Stays, shm)?;
+        self.new_mount(c"mqueue", NOSUID | NOEXEC | NODEV, c"/dev/mqueue")?;
+        let seal = if insecure { 0 } else { RDONLY };
+        self.new_mount(c"sysfs", NOSUID | NOEXEC | NODEV | seal, c"/sys")?;
+        if hierarchies.unified() {
+            self.later.push(Step::NewMount {
+                kind: c"cgroup2",
+                attributes: NOSUID | NOEXEC | NODEV | seal,
+                target: c"/sys/fs/cgroup",
+            });
+        }
+        Ok(terminals)
+    }
+
+    fn network_files(&mut self) -> Result<()> {
+        let hosts = files::hosts(&self.spec.hostname, &self.spec.extra_hosts);
+        let resolv = files::resolv_conf(self.spec.dns.as_ref(), &self.spec.network);
+        for (path, text) in [("/etc/resolv.conf", resolv), ("/etc/hosts", hosts)] {
+            let name = self.memory.file(text.as_bytes(), 0o644, 0, 0)?;
+            let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
+            self.attach_memory(Path::new(path), Kind::File, Lifetime::Everything, &name, attributes)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, mount: &ContainerMount) -> Result<()> {
+        let dest = &mount.dest;
+        let plain = dest.components().any(|c| matches!(c, std::path::Component::Normal(_)));
+        if !dest.is_absolute() || !plain {
+            let why = "a mount needs an absolute path other than /";
+            return Err(Error::Invalid(format!("mount destination {:?}: {why}", dest.display())));
+        }
+        let lifetime = if self.spec.remove_stubs_recursive { Lifetime::Everything } else { Lifetime::MountPoint };
+        let seal = if mount.readonly { RDONLY } else { 0 };
+        let at = |source: io::Error| Error::Mount { dest: dest.clone(), source };
+        match &mount.kind {
+            MountKind::Tree { mount, subpath } => self.tree(dest, mount, subpath, seal, lifetime)?,
+            MountKind::Tmpfs { size } => {
+                let tmpfs = devices::tmpfs("1777", *size).map_err(at)?;
+                raw::set_mount(tmpfs.as_fd(), NOSUID | NODEV | seal, 0).map_err(at)?;
+                self.attach(dest, Kind::Directory, lifetime, tmpfs)?;
+            }
+            MountKind::Host { source } => {
+                let flags =
+                    OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+                let tree = rustix::mount::open_tree(CWD, source.as_path(), flags)
+                    .map_err(|e| Error::setup(format!("find {}", source.display()))(e.into()))?;
+                raw::set_mount(tree.as_fd(), seal, 0).map_err(at)?;
+                self.attach(dest, kind_of(&tree).map_err(at)?, lifetime, tree)?;
+            }
+            MountKind::Memory { content, mode, uid, gid } => {
+                let name = self.memory.file(content, *mode, *uid, *gid)?;
+                self.attach_memory(dest, Kind::File, lifetime, &name, NOSUID | NODEV | NOEXEC | seal)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tree(&mut self, dest: &Path, mount: &Mount, subpath: &Path, seal: u64, lifetime: Lifetime) -> Result<()> {
+        let at = |source: io::Error| Error::Mount { dest: dest.to_owned(), source };
+        let tree = mount::detached(mount).map_err(|source| Error::Tree { dest: dest.to_owned(), source })?;
+        let attributes = seal | device_attribute(self.spec);
+        let whole = !subpath.components().any(|c| matches!(c, std::path::Component::Normal(_)));
+        if whole {
+            raw::set_mount(tree.as_fd(), attributes, 0).map_err(at)?;
+            return self.attach(dest, kind_of(&tree).map_err(at)?, lifetime, tree);
+        }
+        raw::set_mount(tree.as_fd(), 0, 0).map_err(at)?;
+        let inside = c_string("path", subpath.as_os_str().as_bytes())?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let part =
+            rustix::fs::openat2(&tree, inside.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+                .map_err(|e| {
+                    Error::setup(format!("find {} in the tree for {}", subpath.display(), dest.display()))(e.into())
+                })?;
+        let place = self.make(dest, kind_of(&part).map_err(at)?, lifetime)?;
+        let slot = self.program.slot();
+        let tree = Arc::new(tree);
+        self.program.push(Step::Stage(tree.clone(), self.state.clone()));
+        self.program.push(Step::Take { tree, subpath: inside, slot, attributes });
+        self.later.push(Step::AttachSlot { slot, target: target(&place)? });
+        self.layout.cover(place, Some(Arc::new(part)));
+        Ok(())
+    }
+
+    /// Orders the steps and adds those of the process.
+    fn assemble(
+        self,
+        hierarchies: &Hierarchies,
+        init: &ProcessSpec,
+        io: ProcessIo,
+        terminals: Arc<OwnedFd>,
+        cwd: &Path,
+    ) -> Result<Plan> {
+        let Self { state, spec, root, layout, memory: _, program: staged, later, scratch } = self;
+        let remains = Remains { stubs: layout.into_stubs(), scratch };
+        let user = process::identity(&root, init)?;
+        let mut streams = process::streams(init, &user, io, Some(&terminals))?;
+        // Mount points are made; from here on the root may be sealed. The descriptor that removes them stays writable.
+        let root_in_place = if spec.readonly_rootfs && !spec.rootfs.readonly() {
+            Arc::new(sealed_copy(&spec.rootfs, &root, spec)?)
+        } else {
+            root.clone()
+        };
+        let (cgroup, warnings) = hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources);
+        let (birthplace, doors) = match &cgroup {
+            Some(group) => (
+                group.birthplace().map_err(Error::setup("open the cgroup"))?,
+                group.doors().map_err(Error::setup("open the cgroup"))?,
+            ),
+            None => (None, Vec::new()),
+        };
+
+        let mut program = Program::default();
+        program.push(Step::DieWithStarter);
+        for door in doors {
+            program.push(Step::JoinCgroup(door));
+        }
+        program.push(Step::NewCgroupNamespace);
+        let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        match &spec.network {
+            Network::Host => {}
+            Network::None => {
+                namespaces |= libc::CLONE_NEWNET;
+                program.push(Step::LoopbackUp);
+            }
+            Network::Namespace(path) => {
+                let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                let opening = format!("open the network namespace {}", path.display());
+                let fd = fd.map_err(|e| Error::setup(opening)(e.into()))?;
+                program.push(Step::Enter(Arc::new(fd), libc::CLONE_NEWNET));
+            }
+        }
+        program.push(Step::Hostname(c_string("host name", spec.hostname.as_bytes())?));
+        program.push(Step::PrivateMounts);
+        program.append(staged);
+        program.push(Step::EnterRoot(root_in_place, state));
+        program.extend(later);
+        if spec.security == Security::Sandboxed {
+            program.extend(MASKED.map(Step::Mask));
+            program.extend(READ_ONLY.map(Step::ReadOnly));
+        }
+        process::finish(&mut program, init, &user, &streams, cwd, spec.security)?;
+        Ok(Plan {
+            program,
+            namespaces: namespaces as u64,
+            birthplace,
+            cgroup,
+            terminal: streams.master.take(),
+            warnings,
+            remains,
+            inside: Inside { root, terminals, security: spec.security },
+        })
+    }
+}
+
+/// Device files of images and of steps don't work, except those of `/dev`: what a step can reach must not depend on what it can
+/// write into a tree.
+fn device_attribute(spec: &ContainerSpec) -> u64 {
+    if spec.security == Security::Insecure { 0 } else { NODEV }
+}
+
+/// The same file system mounted once more, sealed.
+fn sealed_copy(mount: &Mount, tree: &Arc<OwnedFd>, spec: &ContainerSpec) -> Result<OwnedFd> {
+    let at = |source: io::Error| Error::Mount { dest: "/".into(), source };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = match rustix::mount::open_tree(tree, c"", flags) {
+        Ok(copy) => copy,
+        // Kernels before 6.15 don't clone what is attached nowhere.
+        Err(Errno::INVAL) => mount::detached(mount).map_err(|source| Error::Tree { dest: "/".into(), source })?,
+        Err(e) => return Err(at(e.into())),
+    };
+    raw::set_mount(copy.as_fd(), RDONLY | device_attribute(spec), 0).map_err(at)?;
+    Ok(copy)
+}
+
+fn target(path: &Path) -> Result<CString> {
+    c_string("path", path.as_os_str().as_bytes())
+}
+
+fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { Kind::Directory } else { Kind::File })
+}
