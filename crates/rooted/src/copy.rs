@@ -133,3 +133,45 @@ fn write_all_at(to: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    #[test]
+    fn contents_and_holes_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, size, pieces) in [
+            ("empty", 0, &[][..]),
+            ("small", 10, &[(0, 10)]),
+            ("large", 3 << 20, &[(0, 3 << 20)]),
+            ("hole", 8 << 20, &[]),
+            ("ends", 8 << 20, &[(0, 5), ((8 << 20) - 5, 5)]),
+            ("middle", 64 << 20, &[(30 << 20, 100_000)]),
+        ] {
+            for (index, mut copier) in [
+                Copier::default(),
+                Copier::without_reflink(),
+                Copier { no_reflink: true, no_range: true, buffer: Vec::new() },
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let from = dir.path().join(name);
+                let file = std::fs::File::create(&from).unwrap();
+                file.set_len(size).unwrap();
+                for (offset, length) in pieces {
+                    file.write_all_at(&vec![7; *length], *offset).unwrap();
+                }
+                let to = dir.path().join(format!("{name}.copy"));
+                let target = std::fs::File::create(&to).unwrap();
+                let source = std::fs::File::open(&from).unwrap();
+                assert_eq!(copier.copy(&source, &target).unwrap(), size, "{name} {index}");
+                assert!(std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap(), "{name} {index}");
+                let (a, b) = (source.metadata().unwrap().blocks(), target.metadata().unwrap().blocks());
+                assert!(b <= a + 64, "{name} {index}: {a} blocks became {b}");
+            }
+        }
+    }
+}

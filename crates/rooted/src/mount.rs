@@ -82,9 +82,14 @@ fn overlay(lower: &[PathBuf], upper: Option<&OverlayUpper>, userxattr: bool) -> 
 /// A volatile upper directory is marked in its work directory, and the kernel refuses to mount it a second
 /// time, since a crash may have torn it. Stores here forget uncommitted uppers after a crash, so the mark is taken away.
 fn forget_volatile(upper: &OverlayUpper) -> Result<()> {
-    for mark in ["work/incompat/volatile", "work/incompat"] {
+    let marks = [
+        ("work/incompat/volatile/dirty", AtFlags::empty()),
+        ("work/incompat/volatile", AtFlags::REMOVEDIR),
+        ("work/incompat", AtFlags::REMOVEDIR),
+    ];
+    for (mark, flags) in marks {
         let path = upper.work.join(mark);
-        match rustix::fs::rmdir(&path) {
+        match rustix::fs::unlinkat(CWD, &path, flags) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => break,
             Err(e) => return Err(e).at("remove the mark", &path),
@@ -246,4 +251,121 @@ fn kernel_log(context: BorrowedFd<'_>) -> String {
         messages.push(text.trim().trim_start_matches("e ").to_owned());
     }
     messages.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Root;
+
+    /// Layer directories 0 to `count`, each with a file of its own and one that all have.
+    fn layers(dir: &Path, count: usize) -> Vec<PathBuf> {
+        (0..count)
+            .map(|n| {
+                let path = dir.join(n.to_string());
+                std::fs::create_dir(&path).unwrap();
+                std::fs::write(path.join(format!("own{n}")), "").unwrap();
+                std::fs::write(path.join("common"), n.to_string()).unwrap();
+                path
+            })
+            .collect()
+    }
+
+    fn upper(dir: &Path) -> OverlayUpper {
+        let upper = OverlayUpper { dir: dir.join("upper"), work: dir.join("work") };
+        std::fs::create_dir(&upper.dir).unwrap();
+        std::fs::create_dir(&upper.work).unwrap();
+        upper
+    }
+
+    fn root(mount: &Mount) -> Root {
+        Root::from_fd(detached(mount).unwrap())
+    }
+
+    #[test]
+    fn the_last_of_500_layers_is_on_top() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = layers(dir.path(), 500);
+        let root = root(&Mount::Overlay { lower, upper: None, userxattr: false });
+        assert_eq!(root.read("common", 9).unwrap(), b"499");
+        assert_eq!(root.read_dir("").unwrap().len(), 501);
+        assert!(root.write("common", b"x", 0o644).is_err(), "read-only");
+    }
+
+    #[test]
+    fn an_upper_directory_takes_changes_and_can_be_mounted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = layers(dir.path(), 2);
+        let upper = upper(dir.path());
+        for userxattr in [false, true, false] {
+            let mount = Mount::Overlay { lower: lower.clone(), upper: Some(upper.clone()), userxattr };
+            let root = root(&mount);
+            root.write("common", b"changed", 0o644).unwrap();
+            if root.try_lstat("own0").unwrap().is_some() {
+                root.remove("own0").unwrap();
+            }
+        }
+        assert_eq!(std::fs::read(upper.dir.join("common")).unwrap(), b"changed");
+        assert!(Root::open(&upper.dir).unwrap().lstat("own0").unwrap().is_whiteout());
+    }
+
+    #[test]
+    fn paths_are_taken_literally() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a:b", "a,b", "a\\b", "a\\:b", "with blank", &"long/".repeat(100)] {
+            let base = dir.path().join(name);
+            std::fs::create_dir_all(&base).unwrap();
+            let mount = Mount::Overlay { lower: layers(&base, 2), upper: Some(upper(&base)), userxattr: false };
+            root(&mount).write("new", b"x", 0o644).unwrap();
+            assert!(base.join("upper/new").exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn older_kernels_get_a_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = layers(dir.path(), 150);
+        let upper = upper(dir.path());
+        let root = Root::from_fd(through_mount_point(&lower, Some(&upper), false).unwrap());
+        assert_eq!(root.read("common", 9).unwrap(), b"149");
+        root.write("new", b"", 0o644).unwrap();
+        assert!(upper.dir.join("new").exists());
+        let many: Vec<_> = lower.iter().cycle().take(400).cloned().collect();
+        let error = through_mount_point(&many, None, false).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot mount an overlay of 400 layers (400 lower directories need Linux 6.5 or newer)"
+        );
+    }
+
+    #[test]
+    fn errors_say_what_the_kernel_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = vec![dir.path().join("missing"), dir.path().join("missing2")];
+        let error = detached(&Mount::Overlay { lower, upper: None, userxattr: false }).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error:?}");
+        let error = detached(&Mount::Bind { source: dir.path().join("missing"), readonly: true }).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let lower = vec![PathBuf::from("/proc"), PathBuf::from("/proc")];
+        assert!(detached(&Mount::Overlay { lower, upper: None, userxattr: false }).is_err());
+    }
+
+    #[test]
+    fn binds_and_attaching() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, point) = (dir.path().join("source"), dir.path().join("point"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::create_dir(&point).unwrap();
+        for readonly in [true, false] {
+            let fd = detached(&Mount::Bind { source: source.clone(), readonly }).unwrap();
+            assert_eq!(Root::from_fd(fd.try_clone().unwrap()).write("f", b"x", 0o644).is_err(), readonly);
+            attach(&fd, &point).unwrap();
+            drop(fd);
+            assert_eq!(std::fs::write(point.join("g"), "").is_err(), readonly);
+            unmount(&point).unwrap();
+            assert!(!point.join("g").exists());
+        }
+        assert!(source.join("g").exists());
+        assert!(unmount(&point).is_err());
+    }
 }

@@ -223,3 +223,98 @@ impl Lines {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(passwd: &[u8], group: &[u8]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(dir.path().join("etc/group"), group).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
+        # comment\n\n:x:5:5::/:\nbroken\nbad:x:uid:gid::/:\n\xff\xfe:x:9:9::/:\n\
+        app:x:1000:1001:App:/home/app:/bin/bash\n1234:x:77:78::/n:\nlast:x:2000:2000::/l:";
+    const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root,app\napp:x:1001:\nbroken\ndocker:x:999: app , last\n\
+        twice:x:10:app\n55:x:66:\n";
+
+    #[test]
+    fn specifications() {
+        let (_dir, root) = root(PASSWD, GROUP);
+        for (spec, uid, gid, groups, home) in [
+            ("", 0, 0, &[10][..], Some("/root")),
+            ("root", 0, 0, &[10], Some("/root")),
+            ("app", 1000, 1001, &[10, 999], Some("/home/app")),
+            ("1000", 1000, 1001, &[10, 999], Some("/home/app")),
+            ("app:", 1000, 1001, &[10, 999], Some("/home/app")),
+            ("app:docker", 1000, 999, &[], Some("/home/app")),
+            ("app:4242", 1000, 4242, &[], Some("/home/app")),
+            ("4000", 4000, 0, &[], None),
+            ("4000:4001", 4000, 4001, &[], None),
+            ("4000:wheel", 4000, 10, &[], None),
+            ("1234", 77, 78, &[], Some("/n")),
+            ("last", 2000, 2000, &[999], Some("/l")),
+            (":wheel", 0, 10, &[], Some("/root")),
+        ] {
+            let found = exec_user(&root, spec).unwrap();
+            assert_eq!(
+                (found.uid, found.gid, &found.groups[..], found.home.as_deref()),
+                (uid, gid, groups, home),
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_an_error() {
+        let (_dir, root) = root(PASSWD, GROUP);
+        for (spec, message) in [
+            ("nobody", "unable to find user nobody: no matching entries in passwd file"),
+            ("app:none", "unable to find group none: no matching entries in group file"),
+            ("broken", "unable to find user broken: no matching entries in passwd file"),
+            ("4294967296", "user id 4294967296 is out of range: ids go from 0 to 2147483647"),
+            ("-1", "user id -1 is out of range: ids go from 0 to 2147483647"),
+            ("1:2147483648", "group id 2147483648 is out of range: ids go from 0 to 2147483647"),
+        ] {
+            assert_eq!(exec_user(&root, spec).unwrap_err().to_string(), message, "{spec}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_none_list_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let check = || {
+            assert_eq!(exec_user(&root, "").unwrap(), ExecUser::default());
+            assert_eq!(exec_user(&root, "5:6").unwrap().gid, 6);
+            assert!(exec_user(&root, "root").is_err());
+        };
+        check();
+        root.mkdir("etc", 0o755).unwrap();
+        check();
+        root.symlink("/../../../../../../etc/passwd", "etc/passwd").unwrap(); // a loop, inside
+        assert!(exec_user(&root, "root").is_err());
+        root.remove("etc/passwd").unwrap();
+        root.mknod("etc/passwd", crate::Kind::Fifo, 0o644, 0).unwrap();
+        check();
+        root.remove("etc/passwd").unwrap();
+        root.mkdir("etc/passwd", 0o755).unwrap();
+        check();
+    }
+
+    #[test]
+    fn long_lines_and_big_files() {
+        let mut passwd = vec![b'x'; 3 << 20];
+        passwd.push(b'\n');
+        for n in 0..100_000 {
+            passwd.extend_from_slice(format!("u{n}:x:{n}:{n}::/:\n").as_bytes());
+        }
+        let (_dir, root) = root(&passwd, b"");
+        assert_eq!(exec_user(&root, "u99999").unwrap().uid, 99_999);
+    }
+}

@@ -376,3 +376,207 @@ fn absent_as_none<T>(result: Result<T>) -> Result<Option<T>> {
         Err(e) => Err(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    /// A root with `links` (name, target) inside, beside a directory `outside` that must stay as it is.
+    fn jail(links: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["root/real/sub", "outside/sub"] {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        std::fs::write(dir.path().join("outside/file"), "outside").unwrap();
+        std::fs::write(dir.path().join("root/real/file"), "inside").unwrap();
+        for (name, target) in links {
+            let target = target.replace("OUT", dir.path().join("outside").to_str().unwrap());
+            symlink(target, dir.path().join("root").join(name)).unwrap();
+        }
+        let root = Root::open(dir.path().join("root")).unwrap();
+        (dir, root)
+    }
+
+    fn check_untouched(dir: &tempfile::TempDir) {
+        let outside = dir.path().join("outside");
+        assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "outside");
+        assert_eq!(std::fs::metadata(outside.join("file")).unwrap().nlink(), 1);
+        let names: Vec<_> = std::fs::read_dir(&outside).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(std::fs::read_dir(outside.join("sub")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn resolve_follows_links_inside_the_root() {
+        let (_dir, root) = jail(&[
+            ("abs", "/real"),
+            ("rel", "real/sub"),
+            ("up", "../../../real"),
+            ("out", "OUT"),
+            ("chain", "abs/sub"),
+            ("loop", "loop"),
+            ("a", "b"),
+            ("b", "a"),
+            ("dangling", "/no/where"),
+            ("self", "."),
+            ("tofile", "real/file"),
+        ]);
+        for (path, expected) in [
+            ("", Some("")),
+            ("/", Some("")),
+            ("../..", Some("")),
+            ("real/file", Some("real/file")),
+            ("/abs/file", Some("real/file")),
+            ("rel/..", Some("real")),
+            ("rel/../../real/./sub", Some("real/sub")),
+            ("up/sub", Some("real/sub")),
+            ("chain", Some("real/sub")),
+            ("chain/new/deep", Some("real/sub/new/deep")),
+            ("dangling/x", Some("no/where/x")),
+            ("missing/../real", Some("real")),
+            ("missing/../../x", Some("x")),
+            ("self/self/abs", Some("real")),
+            ("tofile/x", Some("real/file/x")),
+            ("loop", None),
+            ("a/x", None),
+        ] {
+            let real = root.resolve(path).ok();
+            assert_eq!(real.as_deref(), expected.map(Path::new), "{path}");
+        }
+        let (dir, root) = jail(&[("out", "OUT")]);
+        let inside = dir.path().join("outside").strip_prefix("/").unwrap().to_owned();
+        assert_eq!(root.resolve("out/x").unwrap(), inside.join("x"));
+        assert_eq!(root.resolve_parent("out").unwrap(), Path::new("out"));
+    }
+
+    #[test]
+    fn nothing_reaches_outside() {
+        let links =
+            [("out", "OUT"), ("file", "OUT/file"), ("up", "../outside"), ("deep", "../../../../../../../../tmp")];
+        let (dir, root) = jail(&links);
+        for prefix in ["out", "up", "../outside", "/../../outside", "deep"] {
+            let at = |name: &str| Path::new(prefix).join(name);
+            assert!(root.open_file(at("file")).is_err(), "{prefix}");
+            assert!(root.create_file(at("new"), 0o644).is_err(), "{prefix}");
+            assert!(root.mkdir(at("new"), 0o755).is_err(), "{prefix}");
+            assert!(root.symlink("x", at("new")).is_err(), "{prefix}");
+            assert!(root.hard_link(at("file"), "stolen").is_err(), "{prefix}");
+            assert!(root.hard_link("real/file", at("new")).is_err(), "{prefix}");
+            assert!(root.mknod(at("new"), Kind::Fifo, 0o644, 0).is_err(), "{prefix}");
+            assert!(root.rename("real/file", at("new")).is_err(), "{prefix}");
+            assert!(root.rename(at("file"), "stolen").is_err(), "{prefix}");
+            assert!(root.set_mode(at("file"), 0o777).is_err(), "{prefix}");
+            assert!(root.set_owner(at("file"), 1, 1).is_err(), "{prefix}");
+            assert!(root.read_dir(at("sub")).is_err(), "{prefix}");
+            root.remove_all(at("sub")).unwrap();
+        }
+        assert!(root.open_file("file").is_err());
+        root.set_owner("file", 1, 1).unwrap(); // the link itself
+        root.remove_all("out").unwrap(); // the link itself
+        root.remove_all("").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("root")).unwrap().count(), 0);
+        check_untouched(&dir);
+        assert_eq!(std::fs::metadata(dir.path().join("outside/file")).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn writing_follows_links_only_inside() {
+        let (dir, root) = jail(&[("out", "OUT/file"), ("to", "/real/file"), ("dangling", "real/new")]);
+        root.write("to", b"changed", 0o600).unwrap();
+        root.write("dangling", b"made", 0o640).unwrap();
+        assert!(root.write("out", b"x", 0o644).is_err(), "its directory does not exist inside");
+        assert_eq!(root.read("real/file", 99).unwrap(), b"changed");
+        assert_eq!(root.read("real/new", 2).unwrap(), b"ma");
+        assert_eq!(root.stat("real/new").unwrap().mode, 0o640);
+        assert_eq!(root.create_file("to", 0o600).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        root.mknod("pipe", Kind::Fifo, 0o644, 0).unwrap();
+        assert!(matches!(root.open_file("pipe"), Err(Error::WrongKind { .. })));
+        assert!(matches!(root.write("pipe", b"", 0o644), Err(Error::WrongKind { .. })));
+        check_untouched(&dir);
+    }
+
+    #[test]
+    fn mkdir_all_reports_what_it_made() {
+        let (dir, root) = jail(&[("abs", "/real"), ("dangling", "/new/target")]);
+        let attributes = DirAttributes { mode: 0o1777, owner: Some((7, 8)), mtime: Some(1_500_000_000) };
+        for (path, expected) in [
+            ("real/sub", &[][..]),
+            ("abs/x/y", &["real/x", "real/x/y"]),
+            ("abs/x/y/z", &["real/x/y/z"]),
+            ("dangling/z", &["new", "new/target", "new/target/z"]),
+        ] {
+            let made = root.mkdir_all(path, &attributes).unwrap();
+            assert_eq!(made, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{path}");
+        }
+        let stat = root.stat("real/x/y/z").unwrap();
+        assert_eq!((stat.mode, stat.uid, stat.gid, stat.mtime), (0o1777, 7, 8, 1_500_000_000));
+        assert_eq!(root.stat("new/target").unwrap().mtime, 1_500_000_000);
+        assert!(root.mkdir_all("real/file/x", &attributes).is_err());
+        check_untouched(&dir);
+    }
+
+    #[test]
+    fn attributes_are_set_on_links_themselves() {
+        let (_dir, root) = jail(&[("link", "real/file")]);
+        root.set_owner("link", 3, 4).unwrap();
+        root.set_mtime("link", -1).unwrap();
+        root.set_mode("link", 0o777).unwrap();
+        let (link, file) = (root.lstat("link").unwrap(), root.stat("link").unwrap());
+        assert_eq!((link.uid, link.gid, link.mtime), (3, 4, -1));
+        assert_eq!((file.uid, file.mode & 0o111), (0, 0));
+        root.set_xattr("real/file", c"user.a", &[b'v'; 3000]).unwrap();
+        root.set_xattr("real/file", c"trusted.b", b"").unwrap();
+        let found = root.xattrs("real/file").unwrap();
+        assert_eq!(found, [(c"trusted.b".to_owned(), vec![]), (c"user.a".to_owned(), vec![b'v'; 3000])]);
+        assert_eq!(root.xattrs("link").unwrap(), []);
+        assert_eq!(root.xattr("real/file", c"user.none").unwrap(), None);
+        root.set_mode("real/file", 0o4755).unwrap();
+        assert_eq!(root.lstat("real/file").unwrap().mode, 0o4755);
+    }
+
+    #[test]
+    fn remove_all_takes_trees_of_any_depth() {
+        let (dir, root) = jail(&[]);
+        let mut cursor = crate::Cursor::new(&root).unwrap();
+        for _ in 0..5000 {
+            cursor.dir().mkdir("d", 0o755).unwrap();
+            symlink_in(cursor.dir());
+            cursor.down("d".as_ref()).unwrap();
+        }
+        root.remove_all("d").unwrap();
+        assert!(root.try_lstat("d").unwrap().is_none());
+        root.remove_all("d/never/was").unwrap();
+        check_untouched(&dir);
+    }
+
+    fn symlink_in(dir: &Dir) {
+        dir.symlink("../../outside", "link").unwrap();
+    }
+
+    #[test]
+    fn listing_is_sorted_and_typed() {
+        let (_dir, root) = jail(&[("b", "x"), ("a", "y")]);
+        root.mknod("c", Kind::Fifo, 0o600, 0).unwrap();
+        let found: Vec<_> = root.read_dir("/").unwrap().into_iter().map(|e| (e.name, e.kind)).collect();
+        let expected = [("a", Kind::Symlink), ("b", Kind::Symlink), ("c", Kind::Fifo), ("real", Kind::Dir)];
+        assert_eq!(found, expected.map(|(n, k)| (n.into(), k)));
+        for path in ["", "..", "/", "real/.."] {
+            assert!(matches!(root.remove(path), Err(Error::NoName { .. })), "{path}");
+        }
+        for name in ["", ".", "..", "a/b", "a\0"] {
+            assert!(root.top().unwrap().unlink(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_mode_is_exact_whatever_the_umask() {
+        let (dir, root) = jail(&[]);
+        root.create_file("f", 0o777).unwrap();
+        root.mkdir("d", 0o2777).unwrap();
+        let mode = |name| std::fs::metadata(dir.path().join("root").join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("f"), mode("d")), (0o777, 0o2777));
+        let (path, _file) = root.create_temp("d").unwrap();
+        assert_eq!(root.stat(path).unwrap().mode, 0o600);
+    }
+}

@@ -286,3 +286,90 @@ fn linking_impossible(error: &Error) -> bool {
         Some(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::NOSYS)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device_number;
+
+    /// One line per object; with its inode when it has several names.
+    fn dump(root: &Root) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut pending = vec![PathBuf::new()];
+        while let Some(path) = pending.pop() {
+            let stat = root.lstat(&path).unwrap();
+            let target = if stat.is_symlink() { root.read_link(&path).unwrap() } else { PathBuf::new() };
+            let content = if stat.is_file() { root.read(&path, 100).unwrap() } else { Vec::new() };
+            lines.push(format!(
+                "{path:?} {:?} {:o} {}:{} {} {} {} {target:?} {content:?} {:?}",
+                stat.kind,
+                stat.mode,
+                stat.uid,
+                stat.gid,
+                stat.mtime,
+                stat.rdev,
+                stat.nlink,
+                root.xattrs(&path).unwrap()
+            ));
+            if stat.is_dir() {
+                pending.extend(root.read_dir(&path).unwrap().into_iter().map(|e| path.join(e.name)));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    fn sample(root: &Root) {
+        root.mkdir("d", 0o3711).unwrap();
+        root.set_owner("d", 5, 6).unwrap();
+        root.set_mode("d", 0o3711).unwrap();
+        root.write("d/file", b"content", 0o644).unwrap();
+        root.set_owner("d/file", 1, 2).unwrap();
+        root.set_mode("d/file", 0o6755).unwrap();
+        root.set_xattr("d/file", c"user.x", b"1").unwrap();
+        root.set_xattr("d", c"trusted.x", b"2").unwrap();
+        // Version 2, no capabilities: the shortest value that the kernel takes.
+        root.set_xattr("d/file", c"security.capability", &[0, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            .unwrap();
+        root.hard_link("d/file", "second").unwrap();
+        root.symlink("d/file", "link").unwrap();
+        root.hard_link("link", "link2").unwrap();
+        root.mknod("pipe", Kind::Fifo, 0o622, 0).unwrap();
+        root.mknod("null", Kind::CharDevice, 0o666, device_number(1, 3)).unwrap();
+        root.mknod("loop", Kind::BlockDevice, 0o660, device_number(7, 300)).unwrap();
+        root.mkdir("d/locked", 0o500).unwrap();
+        for (index, path) in ["d/locked", "d/file", "link", "pipe", "d", ""].into_iter().enumerate() {
+            root.set_mtime(path, 1_234_567_890_123_456_789 + index as i64).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_clone_is_the_same_in_all_that_counts() {
+        for mode in [CloneMode::Reflink, CloneMode::Copy, CloneMode::HardLink] {
+            let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (from, to) = (Root::open(&dirs.0).unwrap(), Root::open(&dirs.1).unwrap());
+            sample(&from);
+            let before = dump(&from);
+            clone_tree(&from, &to, mode).unwrap();
+            if mode == CloneMode::HardLink {
+                assert_eq!(dump(&from), dump(&to)); // the numbers of names have grown in both
+                assert_eq!(from.stat("d/file").unwrap().ino, to.stat("second").unwrap().ino);
+            } else {
+                assert_eq!(before, dump(&to), "{mode:?}");
+                assert_ne!(from.stat("d/file").unwrap().ino, to.stat("d/file").unwrap().ino);
+            }
+        }
+    }
+
+    #[test]
+    fn a_cursor_does_not_leave_through_a_moved_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(&dir).unwrap();
+        root.mkdir_all("a/b/c", &crate::DirAttributes::default()).unwrap();
+        let mut cursor = Cursor::new(&root.sub("a").unwrap()).unwrap();
+        cursor.down("b".as_ref()).unwrap();
+        cursor.down("c".as_ref()).unwrap();
+        root.rename("a/b/c", "c").unwrap();
+        assert!(matches!(cursor.up(), Err(Error::Moved { .. })));
+    }
+}
