@@ -30,4 +30,4 @@ pub use download::Repository;
 pub use error::{Error, Exchange};
 pub use hosts::{HostConfig, HostsConfig, KeyPair};
 pub use push::{Progress, Pushed};
-pub use resolve::{MAX_DOCUMENT, Resolved};
+pub use resolve::{MAX_DOCUMENT, Resolved, document_type};

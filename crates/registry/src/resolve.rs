@@ -137,7 +137,7 @@ impl Client {
             Some(expected) => expected.clone(),
             None => actual,
         };
-        let media_type = content_type.or_else(|| sniff(&bytes)).unwrap_or_default();
+        let media_type = content_type.or_else(|| document_type(&bytes)).unwrap_or_default();
         Ok((Descriptor::new(media_type, digest, bytes.len() as u64), bytes))
     }
 }
@@ -171,8 +171,8 @@ struct Shape {
     layers: Option<serde::de::IgnoredAny>,
 }
 
-/// The media type that a document claims or shows by its members.
-fn sniff(bytes: &[u8]) -> Option<String> {
+/// The media type that a manifest or index claims, or shows by its members.
+pub fn document_type(bytes: &[u8]) -> Option<String> {
     let shape: Shape = serde_json::from_slice(bytes).ok()?;
     let by_members = match shape {
         Shape { schema_version: Some(1), .. } => t::DOCKER_MANIFEST_V1,
@@ -204,7 +204,7 @@ mod tests {
             ("[]", None),
             ("x", None),
         ] {
-            assert_eq!(sniff(json.as_bytes()).as_deref(), expected, "{json}");
+            assert_eq!(document_type(json.as_bytes()).as_deref(), expected, "{json}");
         }
     }
 }

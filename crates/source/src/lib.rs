@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Sources of builds: images from registries and layouts.
+//!
+//! Each module resolves what a user names to something with a digest, and says where its bytes come from. What must
+//! never live here: sessions, snapshots, the solver. Credentials, secrets and client stores come in through traits.
+
+pub mod image;
