@@ -40,8 +40,8 @@ pub(crate) enum Step {
     Stage(Arc<OwnedFd>, CString),
     /// Clone what a path inside a staged tree names into a slot. Links are resolved inside the tree.
     Take { tree: Arc<OwnedFd>, subpath: CString, slot: usize, attributes: u64 },
-    /// Make the tree the root: attach it, go there, let go of the old one.
-    EnterRoot(Arc<OwnedFd>, CString),
+    /// Make the tree, or what was taken, the root: attach it, go there, let go of the old one.
+    EnterRoot(Source, CString),
     /// Put a detached tree in place.
     Attach(Arc<OwnedFd>, CString),
     /// Put what was taken in place.
@@ -68,6 +68,13 @@ pub(crate) enum Step {
     WorkingDirectory(CString),
     /// Replace itself by the first of these programs that exists and can be executed.
     Execute { candidates: Vec<CString>, args: StringArray, env: StringArray },
+}
+
+/// Where a step finds a tree.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Tree(Arc<OwnedFd>),
+    Slot(usize),
 }
 
 /// A list of steps, and where the child reports.
@@ -160,12 +167,10 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         }
         Step::Stage(tree, at) => attach(tree.as_fd(), at),
         Step::Take { tree, subpath, slot, attributes } => take(tree.as_fd(), subpath, *attributes, &slots[*slot]),
-        Step::EnterRoot(tree, at) => enter_root(tree.as_fd(), at),
+        Step::EnterRoot(Source::Tree(tree), at) => enter_root(tree.as_fd(), at),
+        Step::EnterRoot(Source::Slot(slot), at) => enter_root(taken(&slots[*slot]), at),
         Step::Attach(tree, target) => place(tree.as_fd(), target),
-        Step::AttachSlot { slot, target } => {
-            // SAFETY: an earlier step of this child stored an open descriptor here and nothing closes it.
-            place(unsafe { raw::borrowed(slots[*slot].get()) }, target)
-        }
+        Step::AttachSlot { slot, target } => place(taken(&slots[*slot]), target),
         Step::NewMount { kind, attributes, target } => new_mount(kind, *attributes, target),
         Step::Mask(path) => mask(path),
         Step::ReadOnly(path) => read_only(path),
@@ -188,6 +193,12 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::WorkingDirectory(path) => rustix::process::chdir(path.as_c_str()),
         Step::Execute { candidates, args, env } => Err(execute(candidates, args, env)),
     }
+}
+
+/// What an earlier [`Step::Take`] of this child has left in a slot.
+fn taken(slot: &Cell<RawFd>) -> BorrowedFd<'_> {
+    // SAFETY: `take` stored an open descriptor of this process here, and nothing closes it before `execve`.
+    unsafe { raw::borrowed(slot.get()) }
 }
 
 fn attach(tree: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<()> {

@@ -45,6 +45,26 @@ pub struct OutputStreams {
     pub stderr: pipe::Receiver,
 }
 
+/// The controlling side of a process's terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    /// What the process writes. Ends with the error `EIO` when the last process that has the terminal is gone.
+    pub output: pipe::Receiver,
+    /// What the process reads.
+    pub input: pipe::Sender,
+}
+
+impl Terminal {
+    /// From a non-blocking descriptor. Needs a running tokio runtime.
+    pub(crate) fn new(master: &OwnedFd) -> io::Result<Self> {
+        // Tokio's ends of a pipe do just what a terminal needs: readiness, read and write.
+        Ok(Self {
+            output: pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?,
+            input: pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?,
+        })
+    }
+}
+
 impl ProcessIo {
     /// No input, and both outputs readable here. Needs a running tokio runtime.
     ///

@@ -27,7 +27,7 @@ mod seccomp;
 pub mod spec;
 
 pub use error::{Error, Result};
-pub use io::{Output, OutputStreams, ProcessIo, Stdin};
+pub use io::{Output, OutputStreams, ProcessIo, Stdin, Terminal};
 pub use namespaces::Namespaces;
 pub use spec::{
     ContainerMount, ContainerSpec, DnsConfig, Host, MountKind, Network, ProcessSpec, Resources, Security, Ulimit,
@@ -35,7 +35,6 @@ pub use spec::{
 };
 
 use async_trait::async_trait;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Starts containers.
@@ -86,8 +85,8 @@ pub trait Process: Send + Sync {
     /// Tells the process's terminal its new size. Without a terminal nothing happens.
     fn resize(&self, size: WinSize) -> Result<()>;
 
-    /// The controlling side of the terminal, non-blocking, when [`ProcessSpec::tty`] asked for one. Once.
-    fn take_terminal(&mut self) -> Option<OwnedFd>;
+    /// The controlling side of the terminal, when [`ProcessSpec::tty`] asked for one. Once.
+    fn take_terminal(&mut self) -> Option<Terminal>;
 }
 
 /// A running container. Dropping it ends every process in it.

@@ -6,7 +6,7 @@
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
-use crate::io::ProcessIo;
+use crate::io::{ProcessIo, Terminal};
 use crate::plan::{self, Inside};
 use crate::process;
 use crate::raw::{self, Reaped};
@@ -120,6 +120,8 @@ async fn on_own_thread(work: impl FnOnce(Ready, Ended) + Send + 'static) -> Resu
         .map_err(Error::setup("start a thread"))?;
     let mut running = running.await.map_err(|_| Error::Lost("its thread ended".into()))??;
     running.end = Some(end);
+    running.terminal =
+        running.master.as_ref().map(Terminal::new).transpose().map_err(Error::setup("watch the terminal"))?;
     Ok(running)
 }
 
@@ -128,9 +130,9 @@ struct Running {
     pidfd: Arc<OwnedFd>,
     /// Set before the caller sees it.
     end: Option<watch::Receiver<Option<std::result::Result<ExitStatus, String>>>>,
-    /// The controlling side of the terminal, until it is taken, and a copy to resize it.
-    terminal: Option<OwnedFd>,
-    terminal_size: Option<OwnedFd>,
+    /// The controlling side of the terminal, as it is and as it is handed out.
+    master: Option<OwnedFd>,
+    terminal: Option<Terminal>,
     details: Arc<Details>,
 }
 
@@ -155,10 +157,8 @@ impl Details {
 }
 
 impl Running {
-    fn new(pidfd: OwnedFd, terminal: Option<OwnedFd>, details: Arc<Details>) -> Result<Self> {
-        let terminal_size =
-            terminal.as_ref().map(OwnedFd::try_clone).transpose().map_err(Error::setup("duplicate the terminal"))?;
-        Ok(Self { pidfd: Arc::new(pidfd), end: None, terminal, terminal_size, details })
+    fn new(pidfd: OwnedFd, master: Option<OwnedFd>, details: Arc<Details>) -> Self {
+        Self { pidfd: Arc::new(pidfd), end: None, master, terminal: None, details }
     }
 
     fn signal(&self, number: i32) -> Result<()> {
@@ -183,13 +183,13 @@ impl Process for Running {
     }
 
     fn resize(&self, size: WinSize) -> Result<()> {
-        match &self.terminal_size {
+        match &self.master {
             Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal")),
             None => Ok(()),
         }
     }
 
-    fn take_terminal(&mut self) -> Option<OwnedFd> {
+    fn take_terminal(&mut self) -> Option<Terminal> {
         self.terminal.take()
     }
 }
@@ -217,7 +217,7 @@ impl Process for RunningContainer {
         self.0.resize(size)
     }
 
-    fn take_terminal(&mut self) -> Option<OwnedFd> {
+    fn take_terminal(&mut self) -> Option<Terminal> {
         self.0.take_terminal()
     }
 }
@@ -289,7 +289,7 @@ fn run_container(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: Proc
     let details = Arc::new(Details { inside: Mutex::new(Some(inside)), cgroup, warnings, usage: Mutex::default() });
     let running = started.and_then(|pidfd| {
         let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
-        Ok((own, Running::new(pidfd, terminal, details.clone())?))
+        Ok((own, Running::new(pidfd, terminal, details.clone())))
     });
     let (pidfd, running) = match running {
         Ok(running) => running,
@@ -370,7 +370,7 @@ fn enter(
     raw::setns(container.as_fd(), libc::CLONE_NEWPID).map_err(Error::setup("enter the container"))?;
     let pidfd = program.start(0, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, spec))?;
     let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
-    Ok((own, Running::new(pidfd, terminal, details.clone())?))
+    Ok((own, Running::new(pidfd, terminal, details.clone())))
 }
 
 fn status(reaped: &Reaped, oom: bool) -> ExitStatus {

@@ -2,7 +2,7 @@
 //! step written down, before any process exists.
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::child::{Program, Step};
+use crate::child::{Program, Source, Step};
 use crate::devices;
 use crate::error::{Error, Result};
 use crate::files;
@@ -281,7 +281,13 @@ impl<'a> Builder<'a> {
         self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
         let insecure = self.spec.security == Security::Insecure;
         let devices = devices::populate(&self.memory, insecure)?;
-        self.attach_memory(Path::new("/dev"), Kind::Directory, Lifetime::Everything, "dev", NOSUID)?;
+        self.attach_memory(
+            Path::new("/dev"),
+            Kind::Directory,
+            Lifetime::Everything,
+            "dev",
+            NOSUID | device_attribute(self.spec),
+        )?;
         for (name, node) in devices {
             self.attach(&Path::new("/dev").join(name), Kind::File, Lifetime::Stays, node)?;
         }
@@ -375,25 +381,32 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// The root inside is a sealed copy of the mount. The builder keeps the other, to remove the mount points.
+    fn seal_root(&mut self) -> Source {
+        let slot = self.program.slot();
+        let tree = self.root.clone();
+        self.program.push(Step::Stage(tree.clone(), self.state.clone()));
+        let attributes = RDONLY | device_attribute(self.spec);
+        self.program.push(Step::Take { tree, subpath: c".".to_owned(), slot, attributes });
+        Source::Slot(slot)
+    }
+
     /// Orders the steps and adds those of the process.
     fn assemble(
-        self,
+        mut self,
         hierarchies: &Hierarchies,
         init: &ProcessSpec,
         io: ProcessIo,
         terminals: Arc<OwnedFd>,
         cwd: &Path,
     ) -> Result<Plan> {
+        let sealed = self.spec.readonly_rootfs || self.spec.rootfs.readonly();
+        let writable = self.scratch.is_some() || !self.spec.rootfs.readonly();
+        let source = if sealed && writable { self.seal_root() } else { Source::Tree(self.root.clone()) };
         let Self { state, spec, root, layout, memory: _, program: staged, later, scratch } = self;
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
-        // Mount points are made; from here on the root may be sealed. The descriptor that removes them stays writable.
-        let root_in_place = if spec.readonly_rootfs && !spec.rootfs.readonly() {
-            Arc::new(sealed_copy(&spec.rootfs, &root, spec)?)
-        } else {
-            root.clone()
-        };
         let (cgroup, warnings) = hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources);
         let (birthplace, doors) = match &cgroup {
             Some(group) => (
@@ -426,7 +439,7 @@ impl<'a> Builder<'a> {
         program.push(Step::Hostname(c_string("host name", spec.hostname.as_bytes())?));
         program.push(Step::PrivateMounts);
         program.append(staged);
-        program.push(Step::EnterRoot(root_in_place, state));
+        program.push(Step::EnterRoot(source, state));
         program.extend(later);
         if spec.security == Security::Sandboxed {
             program.extend(MASKED.map(Step::Mask));
@@ -450,20 +463,6 @@ impl<'a> Builder<'a> {
 /// write into a tree.
 fn device_attribute(spec: &ContainerSpec) -> u64 {
     if spec.security == Security::Insecure { 0 } else { NODEV }
-}
-
-/// The same file system mounted once more, sealed.
-fn sealed_copy(mount: &Mount, tree: &Arc<OwnedFd>, spec: &ContainerSpec) -> Result<OwnedFd> {
-    let at = |source: io::Error| Error::Mount { dest: "/".into(), source };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let copy = match rustix::mount::open_tree(tree, c"", flags) {
-        Ok(copy) => copy,
-        // Kernels before 6.15 don't clone what is attached nowhere.
-        Err(Errno::INVAL) => mount::detached(mount).map_err(|source| Error::Tree { dest: "/".into(), source })?,
-        Err(e) => return Err(at(e.into())),
-    };
-    raw::set_mount(copy.as_fd(), RDONLY | device_attribute(spec), 0).map_err(at)?;
-    Ok(copy)
 }
 
 fn target(path: &Path) -> Result<CString> {

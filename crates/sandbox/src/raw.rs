@@ -157,17 +157,17 @@ impl Drop for BlockedSignals {
 
 /// Gives every signal its default effect and lets all through. For the child alone: async-signal-safe.
 pub(crate) fn reset_signals() {
-    // SAFETY: sigaction and sigprocmask are async-signal-safe; the structures live on this frame. Signals whose
-    // disposition can't be changed answer with an error, which changes nothing.
+    // `struct sigaction` of the kernel: handler, flags, restorer, mask. All zero is the default effect. The raw call, because
+    // the C library keeps two signals to itself.
+    let default = [0u64; 4];
+    // SAFETY: plain system calls; the structures live on this frame and have the kernel's size, the mask's is 8 bytes. Signals
+    // whose disposition can't be changed answer with an error, which changes nothing.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<c_void>(), 8usize);
         }
-        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        let none = 0u64;
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, ptr::null_mut::<c_void>(), 8usize);
     }
 }
 
