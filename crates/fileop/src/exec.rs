@@ -71,6 +71,11 @@ impl Executor {
         self.cancel.clone()
     }
 
+    /// Makes `flag` the one that stops a running action, shared by several executors.
+    pub fn set_cancel_flag(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = flag;
+    }
+
     /// Applies one action. After an error the target holds what was done before it.
     pub fn apply(&mut self, action: &Action, inputs: Inputs<'_>) -> Result<(), Error> {
         let ids = |o: &Option<Owner>| o.as_ref().map(|o| owner::ids(o, &inputs)).transpose();
@@ -163,9 +168,10 @@ impl Executor {
     }
 
     fn rm(&mut self, action: &Rm) -> Result<(), Error> {
-        let paths = match action.allow_wildcard {
-            true => wildcard::expand(&self.target, &action.path, false)?,
-            false => vec![action.path.clone()],
+        let paths = if action.allow_wildcard {
+            wildcard::expand(&self.target, &action.path, false)?
+        } else {
+            vec![action.path.clone()]
         };
         for path in paths {
             self.check_canceled()?;
@@ -202,12 +208,7 @@ fn single(at: &Resolved<Arc<TargetDir>>) -> Result<Option<(Arc<TargetDir>, CStri
 }
 
 /// Owner and time of something just made.
-fn finish(
-    dir: BorrowedFd<'_>,
-    name: &CString,
-    owner: Option<(u32, u32)>,
-    time: Option<Time>,
-) -> Result<(), Errno> {
+fn finish(dir: BorrowedFd<'_>, name: &CString, owner: Option<(u32, u32)>, time: Option<Time>) -> Result<(), Errno> {
     if let Some((uid, gid)) = owner {
         sys::chown_at(dir, name, uid, gid)?;
     }

@@ -13,10 +13,12 @@
 //! belong here.
 
 mod action;
+mod archive;
 mod copy;
 mod data;
 mod error;
 mod exec;
+mod filter;
 pub mod index;
 mod mode;
 mod owner;
@@ -24,6 +26,7 @@ mod path;
 mod stack;
 mod sys;
 mod target;
+mod walk;
 mod wildcard;
 
 pub use action::{Action, Copy, Mkdir, Mkfile, Owner, Principal, Rm, Symlink, Time};

@@ -23,7 +23,11 @@ enum Step {
     /// `X`: set when any execute bit was set before, or on a directory.
     SetIfExecutable(u32),
     /// `g=u` and its kind: the bits of one class for others.
-    FromClass { shift: u32, op: u8, who: u32 },
+    FromClass {
+        shift: u32,
+        op: u8,
+        who: u32,
+    },
 }
 
 impl ModeSet {
@@ -56,7 +60,7 @@ impl ModeSet {
             Step::SetIfExecutable(bits) if executable => mode | bits,
             Step::SetIfExecutable(_) => mode,
             Step::FromClass { shift, op, who } => {
-                let value = ((mode >> shift) & 7) * 0o111 & who;
+                let value = (((mode >> shift) & 7) * 0o111) & who;
                 match op {
                     b'+' => mode | value,
                     b'-' => mode & !value,

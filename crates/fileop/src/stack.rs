@@ -8,7 +8,7 @@ use crate::{Error, sys};
 use cooper_mount::Mount;
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -147,12 +147,12 @@ impl Dir {
     pub(crate) fn list(&self, path: &str) -> Result<Vec<Item>, Error> {
         let fail = |e| Error::at("open", path, e);
         let mut items: Vec<Item> = Vec::new();
-        let mut seen: HashMap<CString, ()> = HashMap::new();
+        let mut seen: HashSet<CString> = HashSet::new();
         for (at, level) in self.levels.iter().enumerate() {
             for entry in sys::list(level.fd()).map_err(fail)? {
                 let removed = entry.kind == FileType::CharacterDevice
                     && sys::stat(level.fd(), &entry.name).map_err(fail)?.is_some_and(|st| sys::is_whiteout(&st));
-                if self.levels.len() > 1 && seen.insert(entry.name.clone(), ()).is_some() || removed {
+                if self.levels.len() > 1 && !seen.insert(entry.name.clone()) || removed {
                     continue;
                 }
                 items.push(Item { name: entry.name, kind: entry.kind, ino: entry.ino, level: at });

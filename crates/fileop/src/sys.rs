@@ -79,7 +79,7 @@ pub(crate) struct Listed {
 /// The names in `dir`, without `.` and `..`, in the file system's order.
 pub(crate) fn list(dir: BorrowedFd<'_>) -> Result<Vec<Listed>, Errno> {
     fs::seek(dir, SeekFrom::Start(0))?;
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
     let mut entries = RawDir::new(dir, &mut buffer);
     let mut out = Vec::new();
     while let Some(entry) = entries.next() {
@@ -147,16 +147,20 @@ pub(crate) enum XattrPlace<'a> {
     Name(BorrowedFd<'a>, &'a CStr),
 }
 
+/// Extended attributes by name.
+pub(crate) type Xattrs = Vec<(CString, Vec<u8>)>;
+
 /// Whether a copy carries the attribute over: not overlay's own marks, not labels that the host's
 /// security modules put on every file.
 pub(crate) fn carries_xattr(name: &[u8]) -> bool {
     const OWN: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
-    const HOST: [&[u8]; 5] = [b"security.selinux", b"security.ima", b"security.evm", b"security.apparmor", b"security.SMACK64"];
+    const HOST: [&[u8]; 5] =
+        [b"security.selinux", b"security.ima", b"security.evm", b"security.apparmor", b"security.SMACK64"];
     !OWN.iter().any(|p| name.starts_with(p)) && !HOST.contains(&name)
 }
 
 /// The attributes that a copy carries over, sorted by name. File systems without any have none.
-pub(crate) fn xattrs(place: XattrPlace<'_>) -> Result<Vec<(CString, Vec<u8>)>, Errno> {
+pub(crate) fn xattrs(place: XattrPlace<'_>) -> Result<Xattrs, Errno> {
     let path = proc_path(place);
     let names = sized(|buffer| match (place, buffer) {
         (XattrPlace::Fd(fd), None) => fs::flistxattr_query(fd),

@@ -128,6 +128,11 @@ impl TargetDir {
         self.upper.get().map(AsFd::as_fd).ok_or(Errno::NOENT)
     }
 
+    /// The writable directory, when it is all that there is.
+    pub(crate) fn alone(&self) -> Option<BorrowedFd<'_>> {
+        if self.lower.is_none() { self.upper.get().map(AsFd::as_fd) } else { None }
+    }
+
     /// Makes this directory in its parent's writable one.
     fn copy_up(&self) -> Result<(), Errno> {
         let (Some((parent, name)), Some(lower)) = (&self.place, &self.lower) else { return Err(Errno::NOENT) };
@@ -221,11 +226,7 @@ impl TargetDir {
     }
 
     /// The attributes and extended attributes of a file as the tree shows it.
-    pub(crate) fn file_attributes(
-        &self,
-        name: &CStr,
-        path: &str,
-    ) -> Result<Option<(sys::Stat, Vec<(CString, Vec<u8>)>)>, Error> {
+    pub(crate) fn file_attributes(&self, name: &CStr, path: &str) -> Result<Option<(sys::Stat, sys::Xattrs)>, Error> {
         let fail = |e| Error::at("lstat", path, e);
         if let Some(upper) = self.upper.get()
             && let Some(st) = sys::stat(upper.as_fd(), name).map_err(fail)?

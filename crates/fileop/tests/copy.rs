@@ -79,7 +79,7 @@ fn a_directory_and_its_contents() {
     f /new/x2 600 1:2 "X" user.note=hello
     "#);
     let itself = Copy { dir_copy_contents: false, ..copy("/dir/sub", "/new") };
-    assert_snapshot!(run(SOURCE, "", &[itself.clone()]), @r#"
+    assert_snapshot!(run(SOURCE, "", std::slice::from_ref(&itself)), @r#"
     d /new 755
     f /new/y 755 "Y"
     "#);
@@ -132,7 +132,8 @@ fn links_in_the_destination_are_followed_on_the_way_only() {
 
 #[test]
 fn existing_directories_merge() {
-    let lower = "d /new 700 3:3\nf /new/old 644 0:0 O\nd /new/sub 700 3:3\nf /new/sub/z 644 0:0 Z\nx /new/sub user.note low";
+    let lower =
+        "d /new 700 3:3\nf /new/old 644 0:0 O\nd /new/sub 700 3:3\nf /new/sub/z 644 0:0 Z\nx /new/sub user.note low";
     // The top keeps its attributes, directories below take those of the source.
     assert_snapshot!(run(SOURCE, lower, &[copy("/dir", "/new")]), @r#"
     d /new 700 3:3
@@ -192,7 +193,8 @@ fn what_is_missing() {
 
 #[test]
 fn wildcards() {
-    let source = "f /a1 644 0:0 1\nf /a2 644 0:0 2\nd /a3\nf /a3/in 644 0:0 3\nf /d/a4 644 0:0 4\nl /ln d\nf /b[1] 644 0:0 B";
+    let source =
+        "f /a1 644 0:0 1\nf /a2 644 0:0 2\nd /a3\nf /a3/in 644 0:0 3\nf /d/a4 644 0:0 4\nl /ln d\nf /b[1] 644 0:0 B";
     assert_snapshot!(run(source, "", &[copy("/a*", "/x/")]), @r#"
     d /x 755
     f /x/a1 644 "1"
@@ -271,7 +273,10 @@ fn owner_mode_and_time() {
     let bad = Copy { mode_str: "u=q".into(), ..copy("/a", "/") };
     assert_snapshot!(run(SOURCE, "", &[bad]), @r#"error: invalid mode "u=q": expected permissions out of r w x X s t u g o"#);
     let owned = |user: &str, group: Option<&str>| Copy {
-        owner: Some(Owner { user: Some(Principal::Name(user.into())), group: group.map(|g| Principal::Name(g.into())) }),
+        owner: Some(Owner {
+            user: Some(Principal::Name(user.into())),
+            group: group.map(|g| Principal::Name(g.into())),
+        }),
         ..copy("/a", "/b")
     };
     let users = "f /a 644 3:3 A\nl /etc/passwd ../../p\nf /p 644 0:0 bin:x:2:22::/:\nf /etc/group 644 0:0 bin:x:44:";
@@ -322,7 +327,7 @@ fn hard_links_stay_and_none_are_invented() {
     for (name, links) in [("l", Links::Allowed), ("c", Links::Refused)] {
         let copies = [copy("/d", "/d"), copy("/d/a", "/x"), copy("/d/a", "/y")];
         let actions = copies.map(|c| Action::Copy(Box::new(c)));
-        let target = apply_with(&store, name, &[], &tree(&[source.clone()]), &actions, links).unwrap();
+        let target = apply_with(&store, name, &[], &tree(std::slice::from_ref(&source)), &actions, links).unwrap();
         let [a, b, x, y] = names(&target);
         assert_eq!(a, b, "{name}: hard links within a copied tree stay");
         assert!(a != x && x != y && a != y, "{name}: separate copies are separate files");
@@ -333,9 +338,14 @@ fn hard_links_stay_and_none_are_invented() {
 fn a_linked_file_is_never_written_through() {
     let store = Store::new();
     let source = store.layer("source", "f /a 644 0:0 original");
-    let write = Action::Mkfile(cooper_fileop::Mkfile { path: "/a".into(), mode: 0o600, data: b"new".into(), ..Default::default() });
+    let write = Action::Mkfile(cooper_fileop::Mkfile {
+        path: "/a".into(),
+        mode: 0o600,
+        data: b"new".into(),
+        ..Default::default()
+    });
     let actions = [Action::Copy(Box::new(copy("/a", "/"))), write];
-    let target = apply(&store, "t", &[], &tree(&[source.clone()]), &actions).unwrap();
+    let target = apply(&store, "t", &[], &tree(std::slice::from_ref(&source)), &actions).unwrap();
     assert_snapshot!(show(&target), @r#"f /a 644 "new" now"#);
     assert_snapshot!(list(&source), @r#"f /a 644 "original""#);
 }
@@ -363,9 +373,70 @@ fn merged_directories_are_not_opaque() {
     let store = Store::new();
     let lower = store.layer("lower", "d /etc 711 4:4\nf /etc/old 644 0:0 O\nx /etc user.note kept");
     let source = store.layer("source", "f /a 644 0:0 A");
-    let target = apply(&store, "t", &[lower], &tree(&[source]), &[Action::Copy(Box::new(copy("/a", "/etc/")))]).unwrap();
+    let target =
+        apply(&store, "t", &[lower], &tree(&[source]), &[Action::Copy(Box::new(copy("/a", "/etc/")))]).unwrap();
     assert_snapshot!(list(&upper(&target)), @r#"
     d /etc 711 4:4 now user.note=kept
     f /etc/a 644 "A"
+    "#);
+}
+
+/// Makes an archive of two files, one replacing what is there, with the system's tools.
+fn archive(store: &Store, name: &str, flags: &[&str]) -> std::path::PathBuf {
+    let tree = store.layer(&format!("{name}-tree"), "f /in/a 640 7:8 packed\nf /in/.wh.b 644 0:0 literal\nl /in/l a");
+    let source = store.layer(name, "");
+    let status = std::process::Command::new("tar")
+        .args(flags)
+        .arg("-cf")
+        .arg(source.join("archive"))
+        .arg("-C")
+        .arg(tree)
+        .arg("in")
+        .status();
+    assert!(status.unwrap().success(), "tar {flags:?}");
+    source
+}
+
+#[test]
+fn archives_are_unpacked() {
+    let store = Store::new();
+    let lower = store.layer("lower", "f /d/in/b 644 0:0 kept\nl /d/in/a b");
+    let mut merged = std::collections::BTreeSet::new();
+    let mut fresh = std::collections::BTreeSet::new();
+    for (name, flags) in
+        [("plain", &[][..]), ("gzip", &["-z"]), ("bzip2", &["-j"]), ("xz", &["-J"]), ("zstd", &["--zstd"])]
+    {
+        let source = tree(&[archive(&store, name, flags)]);
+        let unpack =
+            |dest: &str, owner| Action::Copy(Box::new(Copy { attempt_unpack: true, owner, ..copy("/archive", dest) }));
+        let target =
+            apply(&store, &format!("t-{name}"), std::slice::from_ref(&lower), &source, &[unpack("/d/", None)]).unwrap();
+        merged.insert(show(&target));
+        let owner = Some(Owner { user: Some(Principal::Id(3)), group: None });
+        let target = apply(&store, &format!("n-{name}"), &[], &source, &[unpack("/new", owner)]).unwrap();
+        fresh.insert(show(&target));
+    }
+    let one = |set: std::collections::BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join("---\n");
+    assert_snapshot!(one(merged), @r#"
+    d /d 755
+    d /d/in 755 @1000000000
+    f /d/in/.wh.b 644 "literal" @1000000000
+    f /d/in/a 640 7:8 "packed" @1000000000
+    f /d/in/b 644 "kept"
+    l /d/in/l -> a @1000000000
+    "#);
+    assert_snapshot!(one(fresh), @r#"
+    d /new 755 3:3 now
+    d /new/in 755 3:3 @1000000000
+    f /new/in/.wh.b 644 3:3 "literal" @1000000000
+    f /new/in/a 640 3:3 "packed" @1000000000
+    l /new/in/l -> a 3:3 @1000000000
+    "#);
+    let plain = tree(&[store.layer("no-archive", "f /archive 644 0:0 text")]);
+    let copy = Action::Copy(Box::new(Copy { attempt_unpack: true, ..copy("/archive", "/d/x") }));
+    let target = apply(&store, "t-text", &[], &plain, &[copy]).unwrap();
+    assert_snapshot!(show(&target), @r#"
+    d /d 755 now
+    f /d/x 644 "text"
     "#);
 }

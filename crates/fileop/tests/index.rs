@@ -65,7 +65,12 @@ fn every_attribute_but_times_counts() {
     }
     let store = Store::new();
     let dir = store.layer("t", BASE);
-    std::fs::File::options().write(true).open(dir.join("d/a")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(dir.join("d/a"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
     let tree = Tree::of(&[Arc::new(LayerIndex::scan(&dir, false).unwrap())]);
     assert_eq!(tree.digest(&at("/d")).unwrap(), same, "times");
 }
@@ -92,7 +97,14 @@ fn contents_do_not_depend_on_the_directory_itself() {
 
 #[test]
 fn names_and_nesting_cannot_be_confused() {
-    let specs = ["f /d/ab 644 0:0 c", "f /d/a 644 0:0 bc", "f /d/a/b 644 0:0 c", "d /d/a\nf /d/b 644 0:0 c", "d /d/a/b", "d /d/a\nd /d/b"];
+    let specs = [
+        "f /d/ab 644 0:0 c",
+        "f /d/a 644 0:0 bc",
+        "f /d/a/b 644 0:0 c",
+        "d /d/a\nf /d/b 644 0:0 c",
+        "d /d/a/b",
+        "d /d/a\nd /d/b",
+    ];
     let digests: std::collections::HashSet<_> = specs.iter().map(|s| digest(s, &contents("/d")).unwrap()).collect();
     assert_eq!(digests.len(), specs.len());
 }
@@ -150,7 +162,10 @@ fn missing_paths_are_named() {
     for (selector, want) in [
         (at("/nope"), Err("\"/nope\": not found".to_owned())),
         (at("other/x"), Err("\"/other/x\": not found".to_owned())),
-        (Selector { required_paths: vec!["/d/z".into()], include_patterns: vec!["d/z".into()], ..at("/") }, Err("\"/d/z\": not found".to_owned())),
+        (
+            Selector { required_paths: vec!["/d/z".into()], include_patterns: vec!["d/z".into()], ..at("/") },
+            Err("\"/d/z\": not found".to_owned()),
+        ),
         (Selector { required_paths: vec!["/d/a".into()], ..at("/") }, Ok(())),
         (Selector { required_paths: vec!["/d/s".into()], include_patterns: vec!["d/s".into()], ..at("/") }, Ok(())),
     ] {
@@ -165,7 +180,7 @@ fn survives_being_saved() {
     let index = LayerIndex::scan(&dir, false).unwrap();
     let fresh = LayerIndex::decode(&index.encode(), dir.clone()).unwrap();
     let index = Arc::new(index);
-    let digest = Tree::of(&[index.clone()]).digest(&at("/")).unwrap();
+    let digest = Tree::of(std::slice::from_ref(&index)).digest(&at("/")).unwrap();
     assert!(index.take_learnt() && !index.take_learnt());
     let bytes = index.encode();
     assert_eq!(Tree::of(&[Arc::new(fresh)]).digest(&at("/")).unwrap(), digest);

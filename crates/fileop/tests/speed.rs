@@ -25,7 +25,7 @@ fn many_files(store: &Store, count: usize) -> std::path::PathBuf {
 fn large_trees() {
     let store = Store::new();
     let source = many_files(&store, 20_000);
-    let mount = tree(&[source.clone()]);
+    let mount = tree(std::slice::from_ref(&source));
 
     let plain = store.layer("plain", "");
     let begin = Instant::now();
@@ -46,7 +46,7 @@ fn large_trees() {
     let index = Arc::new(LayerIndex::scan(&source, false).unwrap());
     let scanned = begin.elapsed();
     let begin = Instant::now();
-    let cold = Tree::of(&[index.clone()]).digest(&Selector::path("/")).unwrap();
+    let cold = Tree::of(std::slice::from_ref(&index)).digest(&Selector::path("/")).unwrap();
     let read = begin.elapsed();
     let bytes = index.encode();
     let begin = Instant::now();
@@ -54,7 +54,7 @@ fn large_trees() {
     let decoded = begin.elapsed();
     let filter = Selector { exclude_patterns: vec!["**/f1".into(), "**/f2*".into()], ..Selector::path("/") };
     let begin = Instant::now();
-    Tree::of(&[loaded.clone()]).digest(&filter).unwrap();
+    Tree::of(std::slice::from_ref(&loaded)).digest(&filter).unwrap();
     let filtered = begin.elapsed();
     let begin = Instant::now();
     assert_eq!(Tree::of(&[loaded]).digest(&Selector::path("/")).unwrap(), cold);

@@ -1,9 +1,9 @@
 //! Making an index: from a walk of the layer directory, or entry by entry from whoever wrote it.
 
 use super::layer::{Entry, Hash, LayerIndex, Span};
+use crate::Error;
 use crate::stack::is_opaque;
 use crate::sys::{self, XattrPlace};
-use crate::Error;
 use cooper_oci::{Algorithm, Digest};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, VecDeque};

@@ -6,7 +6,7 @@
 use super::build::EntryKind;
 use super::layer::Hash;
 use super::tree::{At, Tree, TreeDir, TreeNode};
-use crate::copy::{Filter, FilterState};
+use crate::filter::{Filter, FilterState};
 use crate::path::{clean, resolve};
 use crate::{Error, wildcard};
 use cooper_oci::Digest;
@@ -207,7 +207,6 @@ impl Tree {
             let name = crate::path::text(name);
             let relative = if top.path.is_empty() { name.into_owned() } else { format!("{}/{name}", top.path) };
             let matched = filter.check(&relative, &top.state);
-            let is_dir = matches!(node, TreeNode::Dir(_));
             if matched.included {
                 required.see(&crate::path::join(path, &relative));
                 for pending in &mut open {
@@ -231,7 +230,6 @@ impl Tree {
                 }
                 TreeNode::Leaf(_) => {}
             }
-            debug_assert!(is_dir || !matches!(open.last(), Some(d) if d.path.is_empty() && open.len() > 1));
         }
         Ok(hasher.finalize().into())
     }

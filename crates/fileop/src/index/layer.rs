@@ -3,8 +3,8 @@
 use super::build::EntryKind;
 use crate::{Error, sys};
 use cooper_oci::Digest;
-use sha2::{Digest as _, Sha256};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;

@@ -6,7 +6,7 @@ use crate::Error;
 use crate::path::{Look, Space};
 use crate::wildcard::Listing;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A stack of layers as one tree. Cheap to make; keep it as long as digests of the same stack are
@@ -87,12 +87,12 @@ impl Tree {
                 })
                 .collect();
         }
-        let mut names: BTreeMap<&[u8], ()> = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for at in dir.iter() {
             let layer = self.layer(*at);
-            names.extend(layer.children(at.1).map(|child| (layer.name(child), ())));
+            names.extend(layer.children(at.1).map(|child| layer.name(child)));
         }
-        names.into_keys().filter_map(|name| Some((name, self.child(dir, name)?))).collect()
+        names.into_iter().filter_map(|name| Some((name, self.child(dir, name)?))).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 //! Layers from a few lines of text, and trees back to text as the kernel shows them.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, clippy::format_push_string)] // each test binary uses a part
 
 use cooper_fileop::{Action, Copy, Error, Executor, Inputs, Links};
 use cooper_mount::{Mount, OverlayUpper};
@@ -101,9 +101,9 @@ fn fill(root: &Path, lines: &str) {
                 let (uid, gid) = owner.split_once(':').unwrap();
                 std::os::unix::fs::lchown(&path, uid.parse().ok(), gid.parse().ok()).unwrap();
             }
-            let mode = words.get(2).map_or(if words[0] == "d" { 0o755 } else { 0o644 }, |m| {
-                u32::from_str_radix(m, 8).unwrap()
-            });
+            let mode = words
+                .get(2)
+                .map_or(if words[0] == "d" { 0o755 } else { 0o644 }, |m| u32::from_str_radix(m, 8).unwrap());
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
     }
