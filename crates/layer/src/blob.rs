@@ -343,3 +343,115 @@ fn write_in_order(
     sink.flush()?;
     Ok((digester.finish(), size))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(size: usize) -> Vec<u8> {
+        // Text-like: compressible, and no two blocks alike.
+        (0..size).map(|n| b"lorem ipsum dolor sit amet "[(n * n / 7 + n) % 27]).collect()
+    }
+
+    fn encode(content: &[u8], encoding: &Encoding) -> (BlobInfo, Vec<u8>) {
+        let mut blob = Vec::new();
+        let (info, ()) = write_blob(|out| Ok(out.write_all(content)?), encoding, &mut blob).unwrap();
+        (info, blob)
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_threads() {
+        for compression in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
+            for size in [0, 1, GZIP_BLOCK - 1, GZIP_BLOCK, ZSTD_BLOCK + 1, 5 * ZSTD_BLOCK + 12345] {
+                let content = sample(size);
+                let one = encode(&content, &Encoding { compression, level: None, threads: 1 });
+                for threads in [2, 7, 0] {
+                    let many = encode(&content, &Encoding { compression, level: None, threads });
+                    assert!(one == many, "{compression} {size} {threads}");
+                }
+                let (info, blob) = one;
+                assert_eq!(info.diff_id.0, Digest::of(&content), "{compression} {size}");
+                assert_eq!(info.digest, Digest::of(&blob), "{compression} {size}");
+                assert_eq!((info.uncompressed_size, info.size), (size as u64, blob.len() as u64));
+                let mut back = Vec::new();
+                decompress(&blob[..], None).unwrap().read_to_end(&mut back).unwrap();
+                assert!(back == content, "{compression} {size}");
+                if size > 0 {
+                    assert_eq!(Compression::detect(&blob), compression);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_programs_read_it() {
+        let content = sample(3 * GZIP_BLOCK);
+        for (program, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+            let (_, blob) = encode(&content, &Encoding::new(compression));
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&blob).unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            let out = std::process::Command::new(program).arg("-dc").stdin(file).output().unwrap();
+            assert!(out.stdout == content, "{program}: {}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+
+    #[test]
+    fn recompressing_keeps_the_diff_id() {
+        let content = sample(2 * ZSTD_BLOCK + 99);
+        let (info, blob) = encode(&content, &Encoding::new(Compression::Gzip));
+        for to in [Compression::Zstd, Compression::Uncompressed, Compression::Gzip] {
+            let mut out = Vec::new();
+            let again = recompress(&blob[..], None, &Encoding::new(to), &mut out).unwrap();
+            assert_eq!(again.diff_id, info.diff_id, "{to}");
+            assert_eq!(out == blob, to == Compression::Gzip);
+        }
+        let cut = recompress(&blob[..blob.len() / 2], None, &Encoding::new(Compression::Zstd), Vec::new());
+        assert!(matches!(cut, Err(Error::Read(_))), "{cut:?}");
+    }
+
+    #[test]
+    fn levels() {
+        let content = sample(GZIP_BLOCK);
+        let size =
+            |compression, level| encode(&content, &Encoding { compression, level: Some(level), threads: 2 }).0.size;
+        assert!(size(Compression::Gzip, 0) > content.len() as u64);
+        assert!(size(Compression::Gzip, 1) >= size(Compression::Gzip, 9));
+        assert!(size(Compression::Zstd, 1) >= size(Compression::Zstd, 19));
+        for (compression, level) in [(Compression::Gzip, 10), (Compression::Gzip, -1), (Compression::Zstd, 23)] {
+            let encoding = Encoding { compression, level: Some(level), threads: 1 };
+            let error = write_blob(|_| Ok(()), &encoding, Vec::new()).unwrap_err();
+            assert!(matches!(error, Error::Level { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn errors_of_both_ends_are_told() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let content = sample(40 * GZIP_BLOCK);
+        for compression in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
+            let encoding = Encoding::new(compression);
+            let full = write_blob(|out| out.write_all(&content).map_err(Error::Write), &encoding, Full(1000));
+            let Err(Error::Write(source)) = full else { panic!("{full:?}") };
+            assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{compression}");
+            let failed = write_blob(
+                |out| {
+                    out.write_all(&content)?;
+                    Err::<(), _>(Error::Shrunk { path: "f".into() })
+                },
+                &encoding,
+                Vec::new(),
+            );
+            assert!(matches!(failed, Err(Error::Shrunk { .. })), "{compression}: {failed:?}");
+        }
+    }
+}

@@ -85,22 +85,19 @@ pub fn decompress<'r>(
 ) -> io::Result<Box<dyn Read + Send + 'r>> {
     let mut reader = BufReader::with_capacity(256 * 1024, reader);
     let Some(compression) = compression else {
-        return detected(reader);
+        // A source may hand out less than a magic number at a time, so the start is collected first.
+        let mut start = Vec::with_capacity(MAGIC_LEN);
+        (&mut reader).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
+        let compression = Compression::detect(&start);
+        return decoder(io::Cursor::new(start).chain(reader), compression);
     };
-    Ok(match compression {
-        Compression::Uncompressed => Box::new(reader),
-        Compression::Gzip => {
-            reader.fill_buf()?;
-            Box::new(flate2::bufread::MultiGzDecoder::new(reader))
-        }
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(reader)?),
-    })
+    decoder(reader, compression)
 }
 
-/// Collects enough of the stream to tell its compression; a source may hand it out byte by byte.
-fn detected<'r>(mut reader: BufReader<impl Read + Send + 'r>) -> io::Result<Box<dyn Read + Send + 'r>> {
-    let mut start = Vec::with_capacity(MAGIC_LEN);
-    (&mut reader).take(MAGIC_LEN as u64).read_to_end(&mut start)?;
-    let compression = Compression::detect(&start);
-    decompress(io::Cursor::new(start).chain(reader), Some(compression))
+fn decoder<'r>(reader: impl BufRead + Send + 'r, compression: Compression) -> io::Result<Box<dyn Read + Send + 'r>> {
+    Ok(match compression {
+        Compression::Uncompressed => Box::new(reader),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(reader)?),
+    })
 }

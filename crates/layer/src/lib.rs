@@ -12,7 +12,11 @@ mod compression;
 pub mod diff;
 mod error;
 mod lower;
+#[cfg(test)]
+mod roundtrip;
 pub mod tar;
+#[cfg(test)]
+mod testing;
 
 pub use apply::{Applied, ApplyOptions, PendingLink, Whiteouts, apply, finish};
 pub use blob::{BlobInfo, Encoding, recompress, write_blob};

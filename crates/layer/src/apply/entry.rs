@@ -75,7 +75,11 @@ impl<'r> Applier<'r> {
     }
 
     /// Sets the directories' times, deepest first, and tells what was done.
-    pub fn end(self) -> Result<Applied> {
+    pub fn end(mut self) -> Result<Applied> {
+        if !self.root_given && self.options.whiteouts.is_overlay() {
+            // Until `finish` knows better: never the time of day, which would tell equal layers apart.
+            self.parents.times.insert(PathBuf::new(), 0);
+        }
         for (path, time) in self.parents.times.iter().rev() {
             match self.root.node_nofollow(path).and_then(|node| node.set_mtime(*time)) {
                 Err(e) if !e.is_not_found() => return Err(e.into()),

@@ -1,6 +1,6 @@
 //! What a layer that was unpacked by itself can only learn from those below it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -26,18 +26,23 @@ pub fn finish(root: &Root, lowers: &[PathBuf], applied: &Applied) -> Result<()> 
     if !applied.root_given
         && let Some(top) = lowers.last()
     {
-        adopt(&Root::open(top)?, root, Path::new(""))?;
-        let time = Root::open(top)?.stat("")?.mtime;
-        root.set_mtime("", time)?;
+        let top = Root::open(top)?;
+        adopt((&top, Path::new("")), (root, Path::new("")))?;
+        root.set_mtime("", top.stat("")?.mtime)?;
     }
     if applied.implicit_parents.is_empty() && applied.pending_links.is_empty() {
         return Ok(());
     }
     let below = lower_view(lowers, applied.whiteouts == Whiteouts::OverlayUser)?;
-    let mut finisher =
-        Finisher { root, below, whiteouts: applied.whiteouts, times: BTreeMap::new(), moved: Vec::new() };
-    for path in &applied.implicit_parents {
-        let path = finisher.current(path);
+    let mut finisher = Finisher {
+        root,
+        below,
+        whiteouts: applied.whiteouts,
+        implicit: applied.implicit_parents.iter().cloned().collect(),
+        times: BTreeMap::new(),
+        moved: Vec::new(),
+    };
+    while let Some(path) = finisher.implicit.pop_first() {
         finisher.implicit(&path)?;
     }
     for link in &applied.pending_links {
@@ -53,6 +58,8 @@ struct Finisher<'r> {
     root: &'r Root,
     below: Option<Root>,
     whiteouts: Whiteouts,
+    /// Directories that are still to get their attributes, where they are by now.
+    implicit: BTreeSet<PathBuf>,
     /// Times to set in the end, when nothing touches the directories any more.
     times: BTreeMap<PathBuf, i64>,
     /// Directories whose contents have moved: from where, to where.
@@ -64,8 +71,8 @@ impl Finisher<'_> {
     fn current(&self, path: &Path) -> PathBuf {
         let mut path = path.to_owned();
         for (from, to) in &self.moved {
-            if let Ok(rest) = path.strip_prefix(from) {
-                path = if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) };
+            if let Some(moved) = rebase(&path, from, to) {
+                path = moved;
             }
         }
         path
@@ -102,7 +109,7 @@ impl Finisher<'_> {
         let found = if self.hides(path)? { None } else { self.below(path)? };
         match (found, &self.below) {
             (Some(found), Some(below)) if found.is_dir() => {
-                adopt(below, self.root, path)?;
+                adopt((below, path), (self.root, path))?;
                 self.times.insert(path.to_owned(), found.mtime);
             }
             (Some(found), Some(below)) if found.is_symlink() => {
@@ -112,8 +119,13 @@ impl Finisher<'_> {
                     self.times.insert(path.to_owned(), 0);
                     return Ok(());
                 }
+                self.note_time(path)?;
                 self.make_dirs(&real)?;
                 self.merge(path, &real)?;
+                self.implicit = std::mem::take(&mut self.implicit)
+                    .into_iter()
+                    .map(|p| rebase(&p, path, &real).unwrap_or(p))
+                    .collect();
                 self.moved.push((path.to_owned(), real));
             }
             _ => {
@@ -151,7 +163,7 @@ impl Finisher<'_> {
             let found = if self.hides(&at)? { None } else { self.below(&at)?.filter(Metadata::is_dir) };
             match (found, &self.below) {
                 (Some(found), Some(below)) => {
-                    adopt(below, self.root, &at)?;
+                    adopt((below, &at), (self.root, &at))?;
                     self.times.insert(at.clone(), found.mtime);
                 }
                 _ => {
@@ -171,14 +183,14 @@ impl Finisher<'_> {
         Ok(())
     }
 
-    /// Moves all that is in one directory of this layer into another, which wins nothing: what arrives replaces what is
-    /// there, directories are merged. The emptied directory is removed.
+    /// Moves all that is in one directory of this layer into another: what arrives replaces what is there,
+    /// directories are merged. The emptied directory is removed.
     fn merge(&mut self, from: &Path, to: &Path) -> Result<()> {
-        self.note_time(from)?;
         for entry in self.root.read_dir(from)? {
             let (old, new) = (from.join(&entry.name), to.join(&entry.name));
             let there = self.root.try_lstat(&new)?;
             if entry.kind == Kind::Dir && there.is_some_and(|t| t.is_dir()) {
+                self.merge_attributes(&old, &new)?;
                 self.merge(&old, &new)?;
                 continue;
             }
@@ -190,6 +202,18 @@ impl Finisher<'_> {
         self.root.remove(from)?;
         self.times.remove(from);
         Ok(())
+    }
+
+    /// Of two directories that become one, that with an entry in the archive says what it looks like.
+    fn merge_attributes(&mut self, old: &Path, new: &Path) -> Result<()> {
+        let old_implicit = self.implicit.remove(old);
+        let new_stat = self.root.lstat(new)?;
+        if old_implicit || !self.implicit.remove(new) {
+            self.times.entry(new.to_owned()).or_insert(new_stat.mtime);
+            return Ok(());
+        }
+        self.times.insert(new.to_owned(), self.root.lstat(old)?.mtime);
+        adopt((self.root, old), (self.root, new))
     }
 
     fn link(&mut self, link: &PendingLink) -> Result<()> {
@@ -226,9 +250,15 @@ impl Finisher<'_> {
     }
 }
 
-/// Gives a directory the attributes that it has below; overlayfs's own are left out. The time is not set.
-fn adopt(below: &Root, root: &Root, path: &Path) -> Result<()> {
-    let (from, to) = (below.node_nofollow(path)?, root.node_nofollow(path)?);
+/// A path below `from` as one below `to`.
+fn rebase(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    let rest = path.strip_prefix(from).ok()?;
+    Some(if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) })
+}
+
+/// Gives a directory the attributes of another one; overlayfs's own are left out. The time is not set.
+fn adopt(from: (&Root, &Path), to: (&Root, &Path)) -> Result<()> {
+    let (from, to) = (from.0.node_nofollow(from.1)?, to.0.node_nofollow(to.1)?);
     let found = from.metadata()?;
     to.set_owner(found.uid, found.gid)?;
     to.set_mode(found.mode)?;

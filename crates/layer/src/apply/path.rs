@@ -128,6 +128,11 @@ impl<'r> Parents<'r> {
             parent.unlink(name).map_err(failed)?;
             hidden = true;
         }
+        if self.whiteouts == Whiteouts::Delete {
+            let above = path.parent().unwrap_or(Path::new("")).to_owned();
+            let time = parent.metadata().map_err(failed)?.mtime;
+            self.times.entry(above).or_insert(time);
+        }
         parent.mkdir(name, IMPLICIT_MODE).map_err(failed)?;
         let node = parent.node(name).map_err(failed)?;
         node.set_owner(0, 0).or_else(ignore_perm).map_err(failed)?;
