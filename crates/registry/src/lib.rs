@@ -31,3 +31,4 @@ pub use error::{Error, Exchange};
 pub use hosts::{HostConfig, HostsConfig, KeyPair};
 pub use push::{Progress, Pushed};
 pub use resolve::{MAX_DOCUMENT, Resolved, document_type};
+pub use tls::http_client_builder;

@@ -1,6 +1,6 @@
 //! TLS settings of a host.
 
-use crate::{HostConfig, KeyPair, hosts::HostsError};
+use crate::{Error, HostConfig, KeyPair, hosts::HostsError};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -38,6 +38,13 @@ pub(crate) fn client_config(config: Option<&HostConfig>, verify: bool) -> Result
             builder.with_client_auth_cert(read_certificates(cert)?, private).map_err(HostsError::Tls)
         }
     }
+}
+
+/// A builder of HTTP clients that trust the system's authorities. Other builders of `reqwest` have no TLS provider in
+/// this program, and panic.
+pub fn http_client_builder() -> Result<reqwest::ClientBuilder, Error> {
+    let tls = client_config(None, true).map_err(|source| Error::Hosts { host: "any host".to_owned(), source })?;
+    Ok(reqwest::Client::builder().use_preconfigured_tls(tls))
 }
 
 /// The system's authorities, read once: there are some 140 of them.

@@ -1,0 +1,152 @@
+//! Uploading.
+
+use crate::fake::{Access, Fake, Fault, anonymous, basic, client, noise};
+use bytes::Bytes;
+use cooper_content::Store;
+use cooper_oci::{Descriptor, ImageManifest, ImageRef, media_types};
+use cooper_registry::{Client, Error, Progress, Pushed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+struct Local {
+    _dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Local {
+    fn with(bytes: &[u8]) -> (Self, Descriptor) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put(bytes).unwrap();
+        (Self { _dir: dir, store }, Descriptor::of(media_types::OCI_LAYER_GZIP, bytes))
+    }
+}
+
+fn name(fake: &Fake, rest: &str) -> ImageRef {
+    format!("{}/{rest}", fake.host()).parse().unwrap()
+}
+
+async fn push(
+    client: &Client,
+    name: &ImageRef,
+    local: &Local,
+    desc: &Descriptor,
+    from: &[&str],
+) -> Result<Pushed, Error> {
+    let from: Vec<String> = from.iter().map(|f| (*f).to_owned()).collect();
+    client.push_blob(name, desc, &local.store, &from, &Progress::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_uploaded_once() {
+    let fake = Fake::start(Access::Open).await;
+    let (local, desc) = Local::with(&noise(500_000));
+    let client = client(anonymous());
+    let seen = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&seen);
+    let progress = Progress::new(move |n| counter.store(n, Ordering::SeqCst));
+    let name = name(&fake, "a");
+    assert_eq!(client.push_blob(&name, &desc, &local.store, &[], &progress).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(seen.load(Ordering::SeqCst), 500_000);
+    assert!(fake.has_blob("a", &desc.digest));
+    assert_eq!(push(&client, &name, &local, &desc, &[]).await.unwrap(), Pushed::Present);
+    insta::assert_snapshot!(fake.log(), @r"
+    HEAD /v2/a/blobs/<digest> 404
+    POST /v2/a/blobs/uploads/ 202
+    PUT /v2/a/blobs/uploads/u0 201
+    HEAD /v2/a/blobs/<digest> 200
+    ");
+    let (local, empty) = Local::with(b"");
+    assert_eq!(push(&client, &name, &local, &empty, &[]).await.unwrap(), Pushed::Uploaded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_mounted_from_other_repositories() {
+    let fake = Fake::start(Access::Bearer(Some(("u", "p")))).await;
+    let bytes = noise(1000);
+    let desc = fake.blob("b", bytes.clone());
+    let (local, _) = Local::with(&bytes);
+    let client = client(basic("u", "p"));
+    let pushed = push(&client, &name(&fake, "a"), &local, &desc, &["nothing/here", "b"]).await.unwrap();
+    assert_eq!(pushed, Pushed::Mounted { from: "b".into() });
+    assert!(fake.has_blob("a", &desc.digest));
+    insta::assert_snapshot!(fake.log(), @r"
+    HEAD /v2/a/blobs/<digest> 401
+    GET /token 200
+    HEAD /v2/a/blobs/<digest> 404
+    GET /token 200
+    POST /v2/a/blobs/uploads/ 202
+    DELETE /v2/a/blobs/uploads/u0 204
+    GET /token 200
+    POST /v2/a/blobs/uploads/ 201
+    ");
+    let pushed = push(&client, &name(&fake, "c"), &local, &desc, &["nothing/here"]).await.unwrap();
+    assert_eq!(pushed, Pushed::Uploaded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_uploads_are_resumed() {
+    let fake = Fake::start(Access::Open).await;
+    let (local, desc) = Local::with(&noise(400_000));
+    fake.fault("PUT", Fault::CutUpload(150_000), 1);
+    let client = client(anonymous());
+    assert_eq!(push(&client, &name(&fake, "a"), &local, &desc, &[]).await.unwrap(), Pushed::Uploaded);
+    assert!(fake.has_blob("a", &desc.digest));
+    insta::assert_snapshot!(fake.log(), @r"
+    HEAD /v2/a/blobs/<digest> 404
+    POST /v2/a/blobs/uploads/ 202
+    PUT /v2/a/blobs/uploads/u0 503
+    GET /v2/a/blobs/uploads/u0 204
+    PATCH /v2/a/blobs/uploads/u0 202
+    PUT /v2/a/blobs/uploads/u0 201
+    ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_cannot_be_resumed_start_over_and_end() {
+    let fake = Fake::start(Access::Open).await;
+    let (local, desc) = Local::with(&noise(100_000));
+    let client = client(anonymous());
+    fake.fault("PUT", Fault::Status(500, vec![], ""), 2);
+    fake.fault("GET /v2/a/blobs/uploads", Fault::Status(404, vec![], ""), 2);
+    assert_eq!(push(&client, &name(&fake, "a"), &local, &desc, &[]).await.unwrap(), Pushed::Uploaded);
+    let (local, other) = Local::with(&noise(100_001));
+    fake.fault("PUT", Fault::Status(500, vec![], "boom"), 99);
+    let error = push(&client, &name(&fake, "a"), &local, &other, &[]).await.unwrap_err().to_string();
+    assert!(error.contains("PUT request") && error.ends_with("500 Internal Server Error: boom"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_not_be_pushed_is_not() {
+    let fake = Fake::start(Access::Open).await;
+    let client = client(anonymous());
+    let (local, mut desc) = Local::with(b"x");
+    desc.media_type = media_types::DOCKER_FOREIGN_GZIP.into();
+    let error = push(&client, &name(&fake, "a"), &local, &desc, &[]).await.unwrap_err();
+    assert!(matches!(error, Error::NonDistributable { .. }));
+    let missing = Descriptor::of("x", b"missing");
+    let error = push(&client, &name(&fake, "a"), &local, &missing, &[]).await.unwrap_err();
+    assert!(matches!(error, Error::Read { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_go_by_tag_or_digest() {
+    let fake = Fake::start(Access::Bearer(Some(("u", "p")))).await;
+    let layer = fake.blob("a", "layer");
+    let manifest = ImageManifest::new(media_types::OCI_MANIFEST, Descriptor::of("c", b"{}"), vec![layer]);
+    let bytes = Bytes::from(serde_json::to_vec(&manifest).unwrap());
+    let client = client(basic("u", "p"));
+    let by_tag = client.push_manifest(&name(&fake, "a:v1"), media_types::OCI_MANIFEST, bytes.clone()).await.unwrap();
+    assert_eq!(client.resolve(&name(&fake, "a:v1")).await.unwrap().descriptor, by_tag);
+    let digest = by_tag.digest.clone();
+    assert!(client.has_manifest(&name(&fake, "a"), &digest).await.unwrap());
+    assert!(!client.has_manifest(&name(&fake, "b"), &digest).await.unwrap());
+    client
+        .push_manifest(&name(&fake, "a").with_digest(digest), media_types::OCI_MANIFEST, bytes.clone())
+        .await
+        .unwrap();
+    let error = client.push_manifest(&name(&fake, "b:v1"), media_types::OCI_MANIFEST, bytes).await.unwrap_err();
+    assert!(error.to_string().contains("400 Bad Request: MANIFEST_BLOB_UNKNOWN: blob unknown"), "{error}");
+}
