@@ -36,7 +36,7 @@ pub fn dump(definition: &pb::Definition) -> String {
         let mut head = format!("#{position} ");
         for line in lines.lines {
             let _ = writeln!(out, "{head}{line}");
-            head = "   ".to_owned();
+            "   ".clone_into(&mut head);
         }
     }
     if definition.def.is_empty() {

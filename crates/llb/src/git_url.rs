@@ -137,7 +137,7 @@ fn pair(text: &str) -> (String, Option<String>) {
 }
 
 /// Resolves `%xx`; what is no such sequence stays.
-fn decode(text: &str) -> String {
+pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
