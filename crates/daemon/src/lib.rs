@@ -6,3 +6,8 @@ pub mod config;
 pub mod listen;
 pub mod lock;
 pub mod log;
+mod server;
+mod services;
+
+pub use server::{Daemon, ServeError};
+pub use services::{BUILDKIT_VERSION, DOCKERFILE_VERSION, PACKAGE};

@@ -1,1 +1,43 @@
-//! Placeholder.
+//! The build engine: LLB over content, snapshots, layers, sandboxes, sessions and exporters.
+//!
+//! An [`Engine`] owns one root directory and runs builds. It can be used without any daemon.
+//!
+//! Lives here: records of layers and results, leases, garbage collection, the LLB operations over the capabilities,
+//! and what frontends build with ([`Bridge`]). Must never live here: protocol services, command lines, the Dockerfile
+//! language.
+
+pub mod bridge;
+mod build_error;
+mod cache_mounts;
+mod content_gc;
+mod content_index;
+mod domain;
+mod engine;
+mod exporting;
+mod image_names;
+mod images;
+mod internal_step;
+mod key_store;
+mod layer_store;
+mod locals;
+mod log_limit;
+mod meta;
+mod ops;
+mod pack;
+mod status;
+mod tree;
+mod unpack;
+mod usage;
+mod worker;
+
+pub use bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, Refs};
+pub use build_error::{BuildError, Detail, FailedVertex, FailureClass};
+pub use domain::{BuildJob, StepError, StepErrorKind};
+pub use engine::{BuildRequest, BuildResponse, Engine, EngineConfig, OpenError, WorkerInfo};
+pub use exporting::ExporterSpec;
+pub use layer_store::{RecordType, random_id};
+pub use meta::MetaError;
+pub use status::{BuildStatus, SourceRanges, StatusItem, StatusReader, VertexStatus};
+pub use tree::Tree;
+pub use usage::{FilterError, GcPolicy, PruneRequest, UsageRecord};
+pub use worker::{ReadTree, WorkerConfig};

@@ -1,0 +1,198 @@
+//! The running daemon: an engine behind sockets, or behind an in-memory connection.
+
+use crate::{
+    config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
+    listen::{self, Listener, NotifyState},
+    lock::{LockError, RootLock},
+    services::{ControlService, Draining, MAX_MESSAGE},
+};
+use cooper_engine::{Engine, EngineConfig, Frontend, OpenError, WorkerConfig};
+use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
+use cooper_wire::control::control_server::ControlServer;
+use futures::{Stream, StreamExt as _};
+use std::{io, sync::Arc};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, Router};
+
+/// Bytes that may wait in an in-memory connection, per direction.
+const DUPLEX_BYTES: usize = 1 << 20;
+/// Flow control windows: room for a context in flight.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another daemon has the root.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The engine.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] listen::ListenError),
+    /// Serving broke down.
+    #[error("serving failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// An open root directory with its engine, not yet reachable.
+pub struct Daemon {
+    engine: Engine,
+    draining: Draining,
+    config: DaemonConfig,
+    _lock: RootLock,
+}
+
+impl Daemon {
+    /// Locks and opens the root of a completed configuration. Needs a tokio runtime.
+    pub fn open(
+        config: DaemonConfig,
+        frontends: Vec<Arc<dyn Frontend>>,
+        credentials: Option<Arc<dyn Credentials>>,
+    ) -> Result<Self, ServeError> {
+        let root = config.root.clone().unwrap_or_default();
+        let mut lock = RootLock::acquire(&root)?;
+        if let Err(error) = lock.describe(&config.grpc.address) {
+            tracing::debug!(%error, "the lock file cannot be described");
+        }
+        let engine = Engine::open(engine_config(&config, credentials)?, frontends)?;
+        Ok(Self { engine, draining: Draining::default(), config, _lock: lock })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A connection to the services within this process.
+    pub fn connect(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(DUPLEX_BYTES);
+        let router = self.router();
+        let connection = futures::stream::once(async move { Ok::<_, io::Error>(server) });
+        tokio::spawn(async move {
+            if let Err(error) = router.serve_with_incoming(connection.chain(futures::stream::pending())).await {
+                tracing::debug!(%error, "an in-memory connection broke");
+            }
+        });
+        client
+    }
+
+    /// Serves the configured addresses until `stop`; then running builds end, and new ones are refused.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
+        let listeners = listen::bind(&self.config.grpc)?;
+        for listener in &listeners {
+            tracing::info!("running server on {}", listener.address());
+        }
+        let closed = CancellationToken::new();
+        let incoming = futures::stream::select_all(listeners.into_iter().map(|l| Listener::incoming(l).boxed()));
+        let server = self.serve_connections(incoming, closed.clone());
+        tokio::pin!(server);
+        if let Err(error) = listen::notify(NotifyState::Ready) {
+            tracing::warn!(%error, "the service manager cannot be told that the daemon is ready");
+        }
+        tokio::select! {
+            outcome = &mut server => return outcome,
+            () = stop.cancelled() => {}
+        }
+        listen::notify(NotifyState::Stopping).ok();
+        tracing::info!(builds = self.draining.running(), "stopping server");
+        let drained = async {
+            self.draining.drain().await;
+            closed.cancel();
+        };
+        tokio::pin!(drained);
+        tokio::select! {
+            outcome = &mut server => outcome?,
+            () = &mut drained => {}
+        }
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || engine.flush()).await.ok();
+        Ok(())
+    }
+
+    async fn serve_connections<C>(
+        &self,
+        incoming: impl Stream<Item = io::Result<C>>,
+        closed: CancellationToken,
+    ) -> Result<(), ServeError>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        Ok(self.router().serve_with_incoming_shutdown(incoming, closed.cancelled_owned()).await?)
+    }
+
+    fn router(&self) -> Router {
+        let control = ControlService::new(self.engine.clone(), self.draining.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        tokio::spawn(async move { health.set_serving::<ControlServer<ControlService>>().await });
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(
+                ControlServer::new(control)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(health_service)
+    }
+}
+
+/// The engine's settings from the daemon's.
+fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>>) -> Result<EngineConfig, ServeError> {
+    let oci = &config.worker.oci;
+    let root = config.root.clone().unwrap_or_default();
+    let platforms = oci
+        .platforms
+        .iter()
+        .map(|p| {
+            p.parse().map_err(|e: cooper_oci::PlatformError| ConfigError::Value {
+                name: "worker.oci.platforms",
+                message: e.to_string(),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    let policy = |p: GcPolicy| cooper_engine::GcPolicy {
+        all: p.all,
+        filters: p.filters,
+        keep_duration: p.keep_duration,
+        reserved_space: p.reserved_space,
+        max_used_space: p.max_used_space,
+        min_free_space: p.min_free_space,
+    };
+    let dns = config.dns.as_ref().map(|dns| cooper_sandbox::DnsConfig {
+        nameservers: dns.nameservers.clone(),
+        search_domains: dns.search_domains.clone(),
+        options: dns.options.clone(),
+    });
+    let cgroup_parent = Some(oci.default_cgroup_parent.clone()).filter(|p| !p.is_empty());
+    Ok(EngineConfig {
+        snapshotter: oci.snapshotter.clone(),
+        registries: HostsConfig(config.registries.iter().map(|(host, r)| (host.clone(), host_config(r))).collect()),
+        registry_concurrency: config.system.max_registry_concurrency.and_then(|n| usize::try_from(n).ok()),
+        max_parallelism: Some(oci.max_parallelism).filter(|n| *n > 0),
+        entitlements: config.entitlements.iter().cloned().collect(),
+        labels: oci.labels.clone(),
+        platforms,
+        gc: gc_policies(&oci.gc, DiskStat::of(&root)).into_iter().map(policy).collect(),
+        worker: WorkerConfig { dns, cgroup_parent },
+        credentials,
+        root,
+    })
+}
+
+fn host_config(r: &RegistryConfig) -> HostConfig {
+    HostConfig {
+        mirrors: r.mirrors.clone(),
+        http: r.http,
+        insecure: r.insecure,
+        ca: r.ca.clone(),
+        tlsconfigdir: r.tlsconfigdir.clone(),
+        keypair: r.keypair.iter().map(|k| KeyPair { key: k.key.clone(), cert: k.cert.clone() }).collect(),
+    }
+}

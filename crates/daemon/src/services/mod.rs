@@ -1,0 +1,19 @@
+//! The gRPC services in front of the engine. Protocol messages are turned into the engine's values and back here,
+//! and nowhere else in the daemon.
+
+mod control;
+mod convert;
+mod error;
+mod status;
+
+pub use control::{ControlService, Draining};
+
+/// Largest message either way, in bytes.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// The release whose behaviour is matched: clients gate features on it.
+pub const BUILDKIT_VERSION: &str = "v0.32.2";
+/// The Dockerfile language that is matched.
+pub const DOCKERFILE_VERSION: &str = "1.26.0";
+/// What clients show as the daemon's package.
+pub const PACKAGE: &str = "github.com/moby/buildkit";

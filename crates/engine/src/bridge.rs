@@ -1,0 +1,346 @@
+//! What frontends build with: solve definitions, read files of results, resolve images, warn.
+//!
+//! A [`Bridge`] belongs to one build. Built-in frontends get it directly; external ones and clients reach the same
+//! object through the gateway protocol.
+
+use crate::{
+    build_error::{BuildError, FailedVertex, FailureClass},
+    domain::{Build, BuildJob},
+    engine::EngineInner,
+    layer_store::random_id,
+    ops::vertex,
+    status::{BuildStatus, SourceRanges, VertexStatus},
+    tree::Tree,
+    worker::ReadTree,
+};
+use async_trait::async_trait;
+use cooper_llb::{Graph, OpDigest, pb};
+use cooper_oci::{Digest, Platform};
+use cooper_solver::{Edge, Job, SolveError, Warning};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Turns options and inputs into results.
+#[async_trait]
+pub trait Frontend: Send + Sync {
+    /// The name that clients ask for, such as `dockerfile.v0`.
+    fn name(&self) -> &'static str;
+    /// Builds.
+    async fn solve(&self, bridge: &Bridge, request: FrontendRequest) -> Result<BuildResult, BuildError>;
+}
+
+/// What a frontend is asked.
+#[derive(Debug, Clone, Default)]
+pub struct FrontendRequest {
+    /// Options, as clients send them.
+    pub opts: BTreeMap<String, String>,
+    /// Definitions that stand in for contexts.
+    pub inputs: BTreeMap<String, pb::Definition>,
+}
+
+/// What a frontend made: results by platform, and what it says about them.
+#[derive(Debug, Clone, Default)]
+pub struct BuildResult {
+    /// The file trees.
+    pub refs: Refs,
+    /// Image configs and everything else by key.
+    pub metadata: BTreeMap<String, Vec<u8>>,
+    /// Statements about the results by the key of the result.
+    pub attestations: BTreeMap<String, Vec<cooper_wire::gateway::Attestation>>,
+}
+
+/// The file trees of a result.
+#[derive(Debug, Clone, Default)]
+pub enum Refs {
+    /// None were made.
+    #[default]
+    Empty,
+    /// One; `None` is an empty tree.
+    Single(Option<Ref>),
+    /// Several, by key: platforms, as a rule.
+    Map(BTreeMap<String, Option<Ref>>),
+}
+
+impl Refs {
+    /// Every tree with its key; a single one has the key "".
+    pub fn iter(&self) -> Vec<(&str, Option<&Ref>)> {
+        match self {
+            Self::Empty => Vec::new(),
+            Self::Single(r) => vec![("", r.as_ref())],
+            Self::Map(map) => map.iter().map(|(k, r)| (k.as_str(), r.as_ref())).collect(),
+        }
+    }
+}
+
+/// A lazy result: nothing of it need have been built.
+#[derive(Clone)]
+pub struct Ref {
+    inner: Arc<RefInner>,
+}
+
+struct RefInner {
+    id: String,
+    edge: Edge,
+    definition: pb::Definition,
+    bridge: Bridge,
+}
+
+impl std::fmt::Debug for Ref {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ref({})", self.inner.id)
+    }
+}
+
+impl Ref {
+    /// Identity within the build.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// The definition that makes it.
+    pub fn definition(&self) -> &pb::Definition {
+        &self.inner.definition
+    }
+
+    /// The edge that it stands for.
+    pub fn edge(&self) -> &Edge {
+        &self.inner.edge
+    }
+
+    /// Builds it, or takes it from the cache. Its layers may still be elsewhere.
+    pub async fn evaluate(&self) -> Result<Tree, BuildError> {
+        self.inner.bridge.evaluate(&self.inner.edge).await
+    }
+
+    /// Builds it and brings its files here.
+    pub async fn open(&self) -> Result<ReadTree, BuildError> {
+        let tree = self.evaluate().await?;
+        self.inner.bridge.open(&tree, &self.inner.edge.vertex).await
+    }
+}
+
+/// A solve within a build.
+#[derive(Debug, Clone, Default)]
+pub struct SolveRequest {
+    /// What to build; none with a frontend.
+    pub definition: Option<pb::Definition>,
+    /// Which frontend builds; empty with a definition.
+    pub frontend: String,
+    /// Options and inputs of the frontend.
+    pub request: FrontendRequest,
+    /// Whether results are built at once.
+    pub evaluate: bool,
+}
+
+/// Answer to a question about an image.
+#[derive(Debug, Clone)]
+pub struct ResolvedImageConfig {
+    /// The reference, as it was resolved.
+    pub reference: String,
+    /// What the reference names.
+    pub digest: Digest,
+    /// The image config document.
+    pub config: Vec<u8>,
+}
+
+/// How to resolve an image.
+#[derive(Debug, Clone, Default)]
+pub struct ResolveOptions {
+    /// The wanted platform; the worker's when none.
+    pub platform: Option<Platform>,
+    /// `default`, `pull` or `local`.
+    pub mode: String,
+    /// Name of the vertex that is shown; none shows nothing.
+    pub log_name: Option<String>,
+    /// Session and store of an OCI layout in place of a registry.
+    pub layout: Option<(String, String)>,
+}
+
+/// One build in progress, as frontends see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Bridge {
+    inner: Arc<BridgeInner>,
+}
+
+struct BridgeInner {
+    engine: Arc<EngineInner>,
+    job: Job<Build>,
+    data: Arc<BuildJob>,
+    /// Ops as received, for errors and records.
+    ops: Mutex<HashMap<Digest, KnownOp>>,
+    configs: Mutex<HashMap<String, ResolvedImageConfig>>,
+}
+
+#[derive(Clone)]
+struct KnownOp {
+    raw: bytes::Bytes,
+    name: String,
+    description: BTreeMap<String, String>,
+    sources: Vec<SourceRanges>,
+}
+
+impl Bridge {
+    pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>) -> Self {
+        let job = engine.solver.job(data.clone(), data.status.clone());
+        let inner = BridgeInner { engine, job, data, ops: Mutex::default(), configs: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What belongs to this build.
+    pub fn job(&self) -> &Arc<BuildJob> {
+        &self.inner.data
+    }
+
+    /// The solver's side of this build.
+    pub fn solver_job(&self) -> &Job<Build> {
+        &self.inner.job
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&self) -> &Arc<EngineInner> {
+        &self.inner.engine
+    }
+
+    /// Where this build's events go.
+    pub fn status(&self) -> &Arc<BuildStatus> {
+        &self.inner.data.status
+    }
+
+    /// Builds a definition or runs a frontend.
+    pub async fn solve(&self, request: SolveRequest) -> Result<BuildResult, BuildError> {
+        let result = match request.definition {
+            Some(definition) if !definition.def.is_empty() => {
+                let refs = Refs::Single(self.load(definition)?);
+                BuildResult { refs, ..BuildResult::default() }
+            }
+            _ if request.frontend.is_empty() => BuildResult { refs: Refs::Single(None), ..BuildResult::default() },
+            _ => {
+                let frontend = self.inner.engine.frontend(&request.frontend)?;
+                // Boxed: frontends call frontends.
+                Box::pin(frontend.solve(self, request.request)).await?
+            }
+        };
+        if request.evaluate {
+            let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
+            futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
+        }
+        Ok(result)
+    }
+
+    /// Makes a definition part of this build without building anything. An empty tree has no ref.
+    pub fn load(&self, definition: pb::Definition) -> Result<Option<Ref>, BuildError> {
+        if definition.def.is_empty() {
+            return Ok(None);
+        }
+        let graph = Graph::decode(definition.clone(), &self.inner.engine.caps)?;
+        let mut vertices = Vec::with_capacity(graph.vertices().len());
+        for v in graph.vertices() {
+            let sources = graph
+                .locations(&v.digest)
+                .map(|(info, ranges)| SourceRanges { info: info.clone(), ranges: ranges.to_vec() });
+            let name = vertex::name(v);
+            let known = KnownOp {
+                raw: v.raw.clone(),
+                name: name.clone(),
+                description: v.metadata.description.clone(),
+                sources: sources.collect(),
+            };
+            self.inner.ops.lock().entry(v.digest.0.clone()).or_insert(known);
+            let bound = vertex::bind(v, &name, &self.inner.engine.worker, &self.inner.data)?;
+            self.status().announce(VertexStatus {
+                digest: v.digest.0.clone(),
+                inputs: v.inputs.iter().map(|e| e.digest.0.clone()).collect(),
+                name,
+                cached: false,
+                started: None,
+                completed: None,
+                error: String::new(),
+                group: v.metadata.progress_group.clone(),
+            });
+            vertices.push(bound);
+        }
+        self.inner.job.load(vertices);
+        let root = graph.root();
+        let edge = Edge { vertex: root.digest.0.clone(), output: root.index as usize };
+        let inner = RefInner { id: random_id(), edge, definition, bridge: self.clone() };
+        Ok(Some(Ref { inner: Arc::new(inner) }))
+    }
+
+    async fn evaluate(&self, edge: &Edge) -> Result<Tree, BuildError> {
+        let cancel = self.inner.data.cancel.clone();
+        let solved = cancel.run_until_cancelled(self.inner.job.solve(edge)).await;
+        solved.unwrap_or(Err(SolveError::Cancelled)).map_err(|e| self.explain(e))
+    }
+
+    async fn open(&self, tree: &Tree, vertex: &Digest) -> Result<ReadTree, BuildError> {
+        let worker = &self.inner.engine.worker;
+        let jobs = [self.inner.data.clone()];
+        worker.bring_for(tree, &jobs).await.map_err(|e| self.explain_step(vertex, Arc::new(e)))?;
+        Ok(worker.read(tree)?)
+    }
+
+    /// Turns a failure of the scheduler into one with names, sources and the op.
+    pub(crate) fn explain(&self, error: SolveError<Build>) -> BuildError {
+        match error {
+            SolveError::Op { vertex, error, .. } => self.explain_step(&vertex, error),
+            SolveError::Cancelled => BuildError::cancelled(),
+            other => BuildError::new(FailureClass::Internal, other.to_string()),
+        }
+    }
+
+    fn explain_step(&self, vertex: &Digest, error: Arc<crate::domain::StepError>) -> BuildError {
+        let known = self.inner.ops.lock().get(vertex).cloned();
+        let Some(KnownOp { raw, name, description, sources }) = known else {
+            return BuildError::refused(error.to_string());
+        };
+        BuildError {
+            message: error.to_string(),
+            class: FailureClass::Unknown,
+            sources,
+            vertex: Some(FailedVertex { digest: vertex.clone(), name, op: raw, description, error }),
+            details: Vec::new(),
+        }
+    }
+
+    /// The config of an image, resolved once per build.
+    pub async fn resolve_image_config(
+        &self,
+        reference: &str,
+        options: &ResolveOptions,
+    ) -> Result<ResolvedImageConfig, BuildError> {
+        let key = format!("{reference} {:?} {} {:?}", options.platform, options.mode, options.layout);
+        if let Some(known) = self.inner.configs.lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let resolve = self.inner.engine.worker.resolve_config(reference, options, &self.inner.data);
+        let resolved = match &options.log_name {
+            None => resolve.await.map_err(BuildError::from)?,
+            Some(name) => self.internal_step(name, resolve).await?,
+        };
+        self.inner.configs.lock().insert(key, resolved.clone());
+        Ok(resolved)
+    }
+
+    /// Runs work that is no vertex of the graph under a vertex of its own in the status stream.
+    pub async fn internal_step<T, E: Into<BuildError>>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, BuildError> {
+        crate::internal_step::run(self.status(), name, |_| work).await
+    }
+
+    /// Adds advice to a vertex; the vertex need not exist.
+    pub fn warn(&self, vertex: &str, warning: Warning, source: Option<SourceRanges>) {
+        let digest = vertex.parse().unwrap_or_else(|_| Digest::of(vertex));
+        self.status().warn(digest, warning, source);
+    }
+
+    /// The display name of a vertex of this build.
+    pub fn vertex_name(&self, digest: &OpDigest) -> Option<String> {
+        self.inner.ops.lock().get(&digest.0).map(|known| known.name.clone())
+    }
+}

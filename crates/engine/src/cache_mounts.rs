@@ -1,0 +1,200 @@
+//! Directories of `RUN --mount=type=cache`: kept between builds, never part of an image.
+
+use crate::{
+    domain::{Build, StepError},
+    layer_store::{millis, random_id},
+    meta::{Meta, MetaError, Table},
+    tree::Tree,
+    worker::Worker,
+};
+use cooper_oci::Digester;
+use cooper_rooted::{CloneMode, Root, clone_tree};
+use cooper_solver::OpContext;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+use tokio::sync::OwnedMutexGuard;
+
+/// Who may use a cache directory at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Everyone.
+    Shared,
+    /// One step; others get directories of their own.
+    Private,
+    /// One step; others wait.
+    Locked,
+}
+
+/// What is remembered of a cache directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CacheRecord {
+    /// What identifies the mount: its id and what it was seeded from.
+    pub key: String,
+    /// For people.
+    pub description: String,
+    /// Milliseconds since the epoch.
+    pub created: u64,
+    /// Milliseconds since the epoch.
+    pub last_used: u64,
+    /// How often steps used it.
+    pub uses: u64,
+}
+
+struct CacheDir {
+    name: String,
+    dir: PathBuf,
+    lock: Arc<tokio::sync::Mutex<()>>,
+    record: Mutex<CacheRecord>,
+}
+
+/// All cache directories of one root.
+pub struct CacheMounts {
+    root: PathBuf,
+    meta: Arc<Meta>,
+    dirs: Mutex<HashMap<String, Vec<Arc<CacheDir>>>>,
+}
+
+impl CacheMounts {
+    /// Reads the records; directories that none names are removed.
+    pub fn open(root: PathBuf, meta: Arc<Meta>) -> Result<Self, MetaError> {
+        let mut dirs: HashMap<String, Vec<Arc<CacheDir>>> = HashMap::new();
+        let mut named = std::collections::HashSet::new();
+        for (name, record) in meta.all::<CacheRecord>(Table::CacheMounts)? {
+            named.insert(name.clone());
+            let dir = root.join(&name);
+            if !dir.is_dir() {
+                meta.delete(Table::CacheMounts, &name);
+                continue;
+            }
+            let entry = CacheDir { name, dir, lock: Arc::default(), record: Mutex::new(record.clone()) };
+            dirs.entry(record.key).or_default().push(Arc::new(entry));
+        }
+        for stray in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+            if !named.contains(&*stray.file_name().to_string_lossy()) {
+                std::fs::remove_dir_all(stray.path()).ok();
+            }
+        }
+        Ok(Self { root, meta, dirs: Mutex::new(dirs) })
+    }
+
+    /// A directory for the mount `id`, made from `seed` when it is new.
+    pub async fn acquire(
+        &self,
+        worker: &Arc<Worker>,
+        id: &str,
+        seed: &Tree,
+        sharing: Sharing,
+        cx: &OpContext<Build>,
+    ) -> Result<CacheLease, StepError> {
+        let mut digester = Digester::default();
+        digester.update_field(id);
+        seed.ids().iter().for_each(|layer| digester.update_field(layer.as_str()));
+        let key = digester.finish().hex().to_owned();
+        if let Some(dir) = self.pick(&key, sharing) {
+            return Self::lease(self, dir, sharing).await;
+        }
+        worker.bring(seed, cx).await?;
+        let dir = self.create(worker, &key, id, seed)?;
+        // Somebody may have made one meanwhile; for shared and locked mounts the first one counts.
+        let dir = self.publish(&key, dir, sharing);
+        Self::lease(self, dir, sharing).await
+    }
+
+    /// An existing directory that `sharing` may use. A private one must be free: nobody but the list holds it.
+    fn pick(&self, key: &str, sharing: Sharing) -> Option<Arc<CacheDir>> {
+        let dirs = self.dirs.lock();
+        let mut known = dirs.get(key)?.iter();
+        match sharing {
+            Sharing::Shared | Sharing::Locked => known.next().cloned(),
+            Sharing::Private => known.find(|d| Arc::strong_count(d) == 1).cloned(),
+        }
+    }
+
+    fn create(&self, worker: &Worker, key: &str, id: &str, seed: &Tree) -> Result<Arc<CacheDir>, StepError> {
+        let name = random_id();
+        let dir = self.root.join(&name);
+        let doing = || format!("cannot make the directory of cache mount {id:?}");
+        std::fs::create_dir_all(&dir).map_err(StepError::while_doing(doing()))?;
+        if !seed.is_scratch() {
+            let read = worker.read(seed)?;
+            let from = read.root()?;
+            let to = Root::open(&dir).map_err(StepError::while_doing(doing()))?;
+            clone_tree(&from, &to, CloneMode::Copy).map_err(StepError::while_doing(doing()))?;
+        }
+        let now = millis(SystemTime::now());
+        let description = format!("cached mount {id} from exec");
+        let record = CacheRecord { key: key.to_owned(), description, created: now, last_used: now, uses: 0 };
+        Ok(Arc::new(CacheDir { name, dir, lock: Arc::default(), record: Mutex::new(record) }))
+    }
+
+    fn publish(&self, key: &str, new: Arc<CacheDir>, sharing: Sharing) -> Arc<CacheDir> {
+        let mut dirs = self.dirs.lock();
+        let known = dirs.entry(key.to_owned()).or_default();
+        if sharing != Sharing::Private
+            && let Some(first) = known.first()
+        {
+            std::fs::remove_dir_all(&new.dir).ok();
+            return first.clone();
+        }
+        known.push(new.clone());
+        new
+    }
+
+    async fn lease(&self, dir: Arc<CacheDir>, sharing: Sharing) -> Result<CacheLease, StepError> {
+        let guard = match sharing {
+            Sharing::Locked => Some(dir.lock.clone().lock_owned().await),
+            Sharing::Shared | Sharing::Private => None,
+        };
+        {
+            let mut record = dir.record.lock();
+            record.last_used = millis(SystemTime::now());
+            record.uses += 1;
+            self.meta.put(Table::CacheMounts, &dir.name, &*record);
+        }
+        Ok(CacheLease { dir, _guard: guard })
+    }
+
+    /// Every directory: name, record, whether a step uses it now.
+    pub fn all(&self) -> Vec<(String, PathBuf, CacheRecord, bool)> {
+        let dirs = self.dirs.lock();
+        let all = dirs.values().flatten();
+        all.map(|d| (d.name.clone(), d.dir.clone(), d.record.lock().clone(), Arc::strong_count(d) > 1)).collect()
+    }
+
+    /// Removes a directory that no step uses. Returns whether it did.
+    pub fn remove(&self, name: &str) -> bool {
+        let mut dirs = self.dirs.lock();
+        let mut removed = None;
+        for known in dirs.values_mut() {
+            if let Some(i) = known.iter().position(|d| d.name == name && Arc::strong_count(d) == 1) {
+                removed = Some(known.swap_remove(i));
+            }
+        }
+        dirs.retain(|_, known| !known.is_empty());
+        let Some(dir) = removed else { return false };
+        self.meta.delete(Table::CacheMounts, &dir.name);
+        if let Err(error) = std::fs::remove_dir_all(&dir.dir) {
+            tracing::warn!(%error, dir = %dir.dir.display(), "a cache mount cannot be removed; swept at the next start");
+        }
+        true
+    }
+}
+
+/// A cache directory in use.
+pub struct CacheLease {
+    dir: Arc<CacheDir>,
+    _guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl CacheLease {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir.dir
+    }
+}

@@ -1,0 +1,199 @@
+//! The solver's types for container builds: what a vertex makes, what belongs to a build, how a step fails.
+
+use crate::{status::BuildStatus, tree::Tree};
+use cooper_oci::Digest;
+use cooper_sandbox::ExitCause;
+use cooper_solver::Domain;
+use parking_lot::RwLock;
+use std::{
+    collections::BTreeSet,
+    error::Error as StdError,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Container builds.
+pub struct Build;
+
+impl Domain for Build {
+    type Result = Tree;
+    type Job = BuildJob;
+    type Error = StepError;
+}
+
+/// What belongs to one build.
+pub struct BuildJob {
+    /// The client's name for the build.
+    pub id: String,
+    /// Where its events go.
+    pub status: Arc<BuildStatus>,
+    /// Sessions that serve it, the one to ask first in front.
+    sessions: RwLock<Vec<String>>,
+    /// What the client asked to be allowed.
+    pub entitlements: BTreeSet<String>,
+    /// Ends the build.
+    pub cancel: CancellationToken,
+    /// Registries as the build's sessions are known to them.
+    pub(crate) registry: OnceLock<cooper_registry::Client>,
+    /// Whether the filesystems of a failed step are kept for the client to look at.
+    pub keep_failed: bool,
+}
+
+impl BuildJob {
+    /// A build that `session` serves.
+    pub fn new(id: &str, session: &str, status: Arc<BuildStatus>, entitlements: BTreeSet<String>) -> Self {
+        let sessions = if session.is_empty() { Vec::new() } else { vec![session.to_owned()] };
+        Self {
+            id: id.to_owned(),
+            status,
+            sessions: RwLock::new(sessions),
+            entitlements,
+            cancel: CancellationToken::new(),
+            registry: OnceLock::new(),
+            keep_failed: false,
+        }
+    }
+
+    /// The sessions that serve the build.
+    pub fn sessions(&self) -> Vec<String> {
+        self.sessions.read().clone()
+    }
+
+    /// Adds a session that some source names.
+    pub fn add_session(&self, id: &str) {
+        let mut sessions = self.sessions.write();
+        if !sessions.iter().any(|s| s == id) {
+            sessions.push(id.to_owned());
+        }
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub struct StepError {
+    /// What happened.
+    pub kind: StepErrorKind,
+    /// The file systems as the step left them, for a client that wants to look.
+    pub remains: Option<Box<Remains>>,
+}
+
+/// What a failed step leaves.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// One entry per input.
+    pub inputs: Vec<Option<Tree>>,
+    /// One entry per mount.
+    pub mounts: Vec<Option<Tree>>,
+    /// Index of the file action that failed.
+    pub action: Option<usize>,
+}
+
+/// What happened to a step.
+#[derive(Debug)]
+pub enum StepErrorKind {
+    /// The process ended with a code that is not accepted.
+    Process {
+        /// The command line.
+        args: Vec<String>,
+        /// How it ended.
+        cause: ExitCause,
+        /// Whether for lack of memory.
+        oom: bool,
+    },
+    /// A source names something that is not there, or a digest that is not what came.
+    Source {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// Something else failed; `context` says what was being done.
+    Other {
+        /// What was being done; may be empty.
+        context: String,
+        /// Why it failed.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The request cannot be served.
+    Refused(String),
+}
+
+impl StepError {
+    /// A refusal with its reason.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        StepErrorKind::Refused(reason.into()).into()
+    }
+
+    /// Wraps the failure of something that was being done.
+    pub fn while_doing<E: Into<Box<dyn StdError + Send + Sync>>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |source| StepErrorKind::Other { context: context.into(), source: source.into() }.into()
+    }
+
+    /// The exit code when a process failed.
+    pub fn exit_code(&self) -> Option<i32> {
+        match &self.kind {
+            StepErrorKind::Process { cause: ExitCause::Code(code), .. } => Some(*code),
+            StepErrorKind::Process { cause: ExitCause::Signal(signal), .. } => Some(128 + signal),
+            _ => None,
+        }
+    }
+}
+
+impl From<StepErrorKind> for StepError {
+    fn from(kind: StepErrorKind) -> Self {
+        Self { kind, remains: None }
+    }
+}
+
+impl From<cooper_session::Error> for StepError {
+    fn from(error: cooper_session::Error) -> Self {
+        Self::while_doing("")(error)
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            StepErrorKind::Process { args, cause, oom } => {
+                write!(f, "process \"{}\" did not complete successfully: ", args.join(" "))?;
+                match cause {
+                    ExitCause::Code(code) => write!(f, "exit code: {code}")?,
+                    ExitCause::Signal(signal) => write!(f, "exit code: {} (killed by signal {signal})", 128 + signal)?,
+                }
+                if *oom { f.write_str(": the kernel killed it for lack of memory") } else { Ok(()) }
+            }
+            StepErrorKind::Source { what, source } => write!(f, "{what}: {}", Chain(source.as_ref())),
+            StepErrorKind::Other { context, source } if context.is_empty() => Chain(source.as_ref()).fmt(f),
+            StepErrorKind::Other { context, source } => write!(f, "{context}: {}", Chain(source.as_ref())),
+            StepErrorKind::Refused(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl StdError for StepError {}
+
+/// An error with its causes, those left out that its own text already holds.
+pub struct Chain<'a>(pub &'a (dyn StdError + 'a));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
+/// The digest under which a piece of work that is no vertex of the graph is shown.
+pub fn internal_vertex(name: &str) -> Digest {
+    Digest::of(format!("{name} {}", crate::layer_store::random_id()))
+}

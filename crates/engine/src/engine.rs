@@ -1,0 +1,398 @@
+//! The engine: one root directory, one solver, many builds.
+
+use crate::{
+    bridge::{Bridge, BuildResult, Frontend, FrontendRequest, SolveRequest},
+    build_error::{BuildError, FailureClass},
+    cache_mounts::CacheMounts,
+    domain::{Build, BuildJob, Chain},
+    exporting::{self, ExporterSpec},
+    image_names::ImageNames,
+    key_store::PersistentKeys,
+    layer_store::LayerStore,
+    locals::Locals,
+    meta::{Meta, MetaError, Table},
+    status::{BuildStatus, StatusReader},
+    usage::GcPolicy,
+    worker::{Worker, WorkerConfig},
+};
+use cooper_llb::{CapSet, pb};
+use cooper_oci::Platform;
+use cooper_registry::{HostsConfig, Registry};
+use cooper_sandbox::Sandbox as _;
+use cooper_session::Sessions;
+use cooper_solver::{KeyStore, Solver, SolverOptions};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::Notify;
+
+/// How an engine is set up.
+#[derive(Default)]
+pub struct EngineConfig {
+    /// The state directory.
+    pub root: PathBuf,
+    /// `overlayfs`, `native`, or `auto`/empty to probe.
+    pub snapshotter: String,
+    /// Registry hosts.
+    pub registries: HostsConfig,
+    /// Most transfers at a time per registry host.
+    pub registry_concurrency: Option<usize>,
+    /// Most steps at a time.
+    pub max_parallelism: Option<usize>,
+    /// What builds may be granted.
+    pub entitlements: BTreeSet<String>,
+    /// Labels of the worker beside its own.
+    pub labels: BTreeMap<String, String>,
+    /// Platforms that the worker announces; probed when empty.
+    pub platforms: Vec<Platform>,
+    /// Rules of garbage collection, in order; none: no collection.
+    pub gc: Vec<GcPolicy>,
+    /// What steps see.
+    pub worker: WorkerConfig,
+    /// Credentials of registries when a build's session has none to offer.
+    pub credentials: Option<Arc<dyn cooper_registry::Credentials>>,
+}
+
+/// Why an engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A directory of the root cannot be made or read.
+    #[error("cannot use the root directory {path}: {source}")]
+    Root {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The blob store.
+    #[error("cannot open the content store: {0}")]
+    Content(#[source] cooper_content::Error),
+    /// No way to keep snapshots.
+    #[error("cannot keep snapshots: {0}")]
+    Snapshots(#[source] cooper_snapshot::Error),
+    /// No way to run steps.
+    #[error("cannot run build steps: {0}")]
+    Sandbox(#[source] cooper_sandbox::Error),
+}
+
+/// A build engine. Cheap to clone; the root is released with the last clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<EngineInner>,
+}
+
+/// What builds share.
+pub struct EngineInner {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) solver: Solver<Build>,
+    pub(crate) keys: Arc<PersistentKeys>,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) caps: CapSet,
+    pub(crate) gc: Vec<GcPolicy>,
+    frontends: HashMap<&'static str, Arc<dyn Frontend>>,
+    builds: Mutex<HashMap<String, Running>>,
+    arrived: Notify,
+    info: WorkerInfo,
+    entitlements: BTreeSet<String>,
+}
+
+/// How clients see the worker.
+#[derive(Debug, Clone)]
+pub struct WorkerInfo {
+    /// Stable identity.
+    pub id: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Platforms that steps can run on, the native one first.
+    pub platforms: Vec<Platform>,
+    /// Rules of garbage collection.
+    pub gc: Vec<GcPolicy>,
+}
+
+#[derive(Clone)]
+struct Running {
+    status: Arc<BuildStatus>,
+    /// The gateway side of a build whose client is its frontend.
+    bridge: Option<Bridge>,
+}
+
+/// A build, as a client asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct BuildRequest {
+    /// The client's name for the build; must not be in use.
+    pub id: String,
+    /// The session that serves it; may be empty.
+    pub session: String,
+    /// What to build, when no frontend is named.
+    pub definition: Option<pb::Definition>,
+    /// Which frontend builds.
+    pub frontend: String,
+    /// Options and inputs of the frontend.
+    pub request: FrontendRequest,
+    /// Where results go; none: results are only kept in the cache.
+    pub exporters: Vec<ExporterSpec>,
+    /// What the build asks to be allowed.
+    pub entitlements: BTreeSet<String>,
+    /// Whether to keep the build out of the history.
+    pub internal: bool,
+}
+
+/// What a client learns when its build has succeeded.
+#[derive(Debug, Clone, Default)]
+pub struct BuildResponse {
+    /// Image digests and whatever else exporters and frontends say.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Directories below the root.
+mod layout {
+    pub const META: &str = "meta.redb";
+    pub const CONTENT: &str = "content";
+    pub const SNAPSHOTS: &str = "snapshots";
+    pub const CACHE_MOUNTS: &str = "cache-mounts";
+    pub const LOCALS: &str = "locals";
+    pub const INDEXES: &str = "indexes";
+    pub const SANDBOX: &str = "sandbox";
+    pub const SCRATCH: &str = "tmp";
+}
+
+impl Engine {
+    /// Opens a root directory. Must be called within a tokio runtime. The caller holds the lock of the root.
+    pub fn open(config: EngineConfig, frontends: Vec<Arc<dyn Frontend>>) -> Result<Self, OpenError> {
+        let root = &config.root;
+        for dir in ["", layout::CACHE_MOUNTS, layout::LOCALS, layout::INDEXES] {
+            make_dir(&root.join(dir))?;
+        }
+        let scratch = root.join(layout::SCRATCH);
+        std::fs::remove_dir_all(&scratch).ok();
+        make_dir(&scratch)?;
+        let meta = Arc::new(Meta::open(&root.join(layout::META))?);
+        let content = cooper_content::Store::open(root.join(layout::CONTENT)).map_err(OpenError::Content)?;
+        let choice = config.snapshotter.parse().map_err(OpenError::Snapshots)?;
+        let snapshots = cooper_snapshot::open(&root.join(layout::SNAPSHOTS), choice).map_err(OpenError::Snapshots)?;
+        let snapshots: Arc<dyn cooper_snapshot::Snapshotter> = Arc::from(snapshots);
+        let sandbox = cooper_sandbox::Namespaces::open(&root.join(layout::SANDBOX)).map_err(OpenError::Sandbox)?;
+        let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
+        let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
+        let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level())?;
+        let mut options = cooper_registry::Options::default();
+        if let Some(n) = config.registry_concurrency {
+            options.max_concurrency = n;
+        }
+        let worker = Arc::new(Worker {
+            layers,
+            sandbox: Arc::new(sandbox),
+            sessions: Sessions::new(),
+            registry: Registry::new(config.registries, options),
+            credentials: config.credentials,
+            indexes: root.join(layout::INDEXES),
+            sources: Mutex::default(),
+            names: Arc::new(ImageNames::open(meta.clone())?),
+            userxattr: std::sync::OnceLock::new(),
+            caches: CacheMounts::open(root.join(layout::CACHE_MOUNTS), meta.clone())?,
+            locals: Locals::open(root.join(layout::LOCALS), meta.clone())?,
+            config: config.worker,
+            scratch,
+        });
+        let store: Arc<dyn KeyStore<Build>> = keys.clone();
+        let inner = EngineInner {
+            solver: Solver::new(store, SolverOptions { max_parallelism: config.max_parallelism }),
+            worker,
+            keys,
+            meta,
+            caps: CapSet::llb(),
+            gc: config.gc,
+            frontends: frontends.into_iter().map(|f| (f.name(), f)).collect(),
+            builds: Mutex::default(),
+            arrived: Notify::new(),
+            info,
+            entitlements: config.entitlements,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Clients that serve their builds.
+    pub fn sessions(&self) -> &Sessions {
+        &self.inner.worker.sessions
+    }
+
+    /// How clients see the worker.
+    pub fn worker_info(&self) -> &WorkerInfo {
+        &self.inner.info
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<EngineInner> {
+        &self.inner
+    }
+
+    /// Builds, exports, and says what was made. Dropping the future cancels the build.
+    pub async fn build(&self, request: BuildRequest) -> Result<BuildResponse, BuildError> {
+        let running = self.register(&request)?;
+        let outcome = self.run(&running, request).await;
+        running.status.close();
+        self.inner.clone().collect_soon();
+        outcome
+    }
+
+    fn register(&self, request: &BuildRequest) -> Result<Registered, BuildError> {
+        let status = Arc::new(BuildStatus::default());
+        let mut builds = self.inner.builds.lock();
+        if builds.contains_key(&request.id) {
+            return Err(BuildError::refused(format!("job ID {} exists", request.id)));
+        }
+        builds.insert(request.id.clone(), Running { status: status.clone(), bridge: None });
+        self.inner.arrived.notify_waiters();
+        Ok(Registered { engine: self.inner.clone(), id: request.id.clone(), status })
+    }
+
+    async fn run(&self, running: &Registered, request: BuildRequest) -> Result<BuildResponse, BuildError> {
+        if let Some(name) = request.entitlements.iter().find(|e| !self.inner.entitlements.contains(*e)) {
+            return Err(BuildError::refused(format!(
+                "granting entitlement {name} is not allowed by build daemon configuration"
+            )));
+        }
+        let data = BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
+        let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
+        let result = bridge
+            .solve(SolveRequest {
+                definition: request.definition,
+                frontend: request.frontend,
+                request: request.request,
+                evaluate: true,
+            })
+            .await?;
+        self.export(&bridge, result, &request.exporters).await
+    }
+
+    async fn export(
+        &self,
+        bridge: &Bridge,
+        result: BuildResult,
+        exporters: &[ExporterSpec],
+    ) -> Result<BuildResponse, BuildError> {
+        let mut metadata: BTreeMap<String, String> = result
+            .metadata
+            .iter()
+            .filter(|(key, _)| key.starts_with("frontend."))
+            .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
+            .collect();
+        for (index, exporter) in exporters.iter().enumerate() {
+            metadata.extend(exporting::run(bridge, index, exporter, &result).await?);
+        }
+        Ok(BuildResponse { metadata })
+    }
+
+    /// The status log of a build, waiting until a build of that name shows up.
+    pub async fn status(&self, id: &str) -> StatusReader {
+        loop {
+            let arrived = self.inner.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(running) = self.inner.builds.lock().get(id) {
+                return running.status.watch();
+            }
+            arrived.await;
+        }
+    }
+
+    /// The gateway side of a running build.
+    pub fn bridge(&self, id: &str) -> Option<Bridge> {
+        self.inner.builds.lock().get(id)?.bridge.clone()
+    }
+
+    /// The number of builds under way.
+    pub fn active_builds(&self) -> usize {
+        self.inner.builds.lock().len()
+    }
+
+    /// Waits until everything that is finished is on disk. Blocks.
+    pub fn flush(&self) {
+        self.inner.meta.flush();
+    }
+}
+
+/// A build's place in the list of running ones; dropping it ends the build's log, too.
+struct Registered {
+    engine: Arc<EngineInner>,
+    id: String,
+    status: Arc<BuildStatus>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.status.close();
+        self.engine.builds.lock().remove(&self.id);
+    }
+}
+
+impl EngineInner {
+    pub(crate) fn frontend(&self, name: &str) -> Result<Arc<dyn Frontend>, BuildError> {
+        self.frontends
+            .get(name)
+            .cloned()
+            .ok_or_else(|| BuildError::new(FailureClass::NotFound, format!("invalid frontend: {name}")))
+    }
+
+    /// How clients see the worker.
+    pub fn worker_info(&self) -> &WorkerInfo {
+        &self.info
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir_all(path).map_err(|source| OpenError::Root { path: path.to_owned(), source })
+}
+
+fn worker_info(
+    meta: &Meta,
+    config: &EngineConfig,
+    snapshotter: &str,
+    level: cooper_sandbox::Level,
+) -> Result<WorkerInfo, MetaError> {
+    let id = match meta.get::<String>(Table::Settings, "worker-id")? {
+        Some(id) => id,
+        None => {
+            let id = crate::layer_store::random_id();
+            meta.put(Table::Settings, "worker-id", &id);
+            id
+        }
+    };
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own = [
+        ("executor", "oci"),
+        ("hostname", hostname.trim()),
+        ("network", "host"),
+        ("oci.process-mode", "sandbox"),
+        ("selinux.enabled", "false"),
+        ("snapshotter", snapshotter),
+        ("sandbox.level", level.as_str()),
+    ];
+    let mut labels: BTreeMap<String, String> =
+        own.into_iter().map(|(k, v)| (format!("org.mobyproject.buildkit.worker.{k}"), v.to_owned())).collect();
+    labels.extend(config.labels.clone());
+    let platforms = if config.platforms.is_empty() { native_platforms() } else { config.platforms.clone() };
+    Ok(WorkerInfo { id, labels, platforms, gc: config.gc.clone() })
+}
+
+/// The platforms whose programs this machine runs by itself.
+fn native_platforms() -> Vec<Platform> {
+    let host = Platform::host();
+    let mut platforms = vec![host.clone()];
+    if host.architecture == "amd64" {
+        platforms.extend(["v2", "v3"].map(|v| Platform { variant: v.to_owned(), ..host.clone() }));
+        platforms.push(Platform::new("linux", "386", ""));
+    }
+    platforms
+}
+
+/// An error with its causes, on one line.
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    Chain(error).to_string()
+}

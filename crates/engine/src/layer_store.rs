@@ -1,0 +1,360 @@
+//! Layers: the records behind every file tree, what exists of each (files, blobs), and who uses it.
+
+use crate::meta::{Meta, MetaError, Table};
+use cooper_content::{BlobSource, Store};
+use cooper_oci::{ChainId, Descriptor, DiffId, Digest};
+use cooper_snapshot::{SnapshotId, Snapshotter};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Identity of a layer record.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LayerId(String);
+
+impl LayerId {
+    /// A fresh id: 25 characters of base 36, as clients of the protocol expect of record ids.
+    pub fn random() -> Self {
+        Self(random_id())
+    }
+
+    /// An id that somebody names.
+    pub fn known(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// 25 random characters of base 36.
+pub fn random_id() -> String {
+    use rand::Rng as _;
+    let mut rng = rand::rng();
+    (0..25).map(|_| char::from(b"0123456789abcdefghijklmnopqrstuvwxyz"[rng.random_range(0..36)])).collect()
+}
+
+/// What kind of thing a record keeps (`du`'s record types).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum RecordType {
+    /// Made on the way, without value to a person.
+    #[serde(rename = "internal")]
+    Internal,
+    /// A frontend image.
+    #[serde(rename = "frontend")]
+    Frontend,
+    /// A received directory.
+    #[serde(rename = "source.local")]
+    LocalSource,
+    /// A git checkout.
+    #[serde(rename = "source.git.checkout")]
+    GitCheckout,
+    /// A cache mount.
+    #[serde(rename = "exec.cachemount")]
+    CacheMount,
+    /// The result of a step, or an image layer.
+    #[default]
+    #[serde(rename = "regular")]
+    Regular,
+}
+
+impl RecordType {
+    /// The name in `du` and in filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Frontend => "frontend",
+            Self::LocalSource => "source.local",
+            Self::GitCheckout => "source.git.checkout",
+            Self::CacheMount => "exec.cachemount",
+            Self::Regular => "regular",
+        }
+    }
+}
+
+/// What is remembered of a layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Layers below, when the layer was made: the tops of the stacks it lies on.
+    pub parents: Vec<LayerId>,
+    /// Kind of record.
+    pub record_type: RecordType,
+    /// For people.
+    pub description: String,
+    /// Milliseconds since the epoch.
+    pub created: u64,
+    /// Milliseconds since the epoch.
+    pub last_used: u64,
+    /// How often builds used it.
+    pub uses: u64,
+    /// The files, when they are here.
+    pub snapshot: Option<String>,
+    /// Identity of the uncompressed archive, once known.
+    pub diff_id: Option<DiffId>,
+    /// Identity together with what lies below, for layers of images.
+    pub chain: Option<ChainId>,
+    /// Known archives by compression name; their bytes may or may not be here.
+    pub blobs: BTreeMap<String, Descriptor>,
+    /// Whether the layer changes nothing, once known.
+    pub empty: Option<bool>,
+    /// Bytes on disk of the files, once measured.
+    pub size: Option<u64>,
+}
+
+impl LayerRecord {
+    /// A record of something made now.
+    pub fn new(record_type: RecordType, description: impl Into<String>, parents: Vec<LayerId>) -> Self {
+        let now = millis(SystemTime::now());
+        Self {
+            parents,
+            record_type,
+            description: description.into(),
+            created: now,
+            last_used: now,
+            uses: 1,
+            snapshot: None,
+            diff_id: None,
+            chain: None,
+            blobs: BTreeMap::new(),
+            empty: None,
+            size: None,
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Where a layer's archive can be had from.
+#[derive(Clone)]
+pub struct Provider {
+    /// The archive.
+    pub descriptor: Descriptor,
+    /// Who serves it.
+    pub source: Arc<dyn BlobSource>,
+    /// The vertex under which the transfer is shown.
+    pub vertex: Digest,
+}
+
+/// A layer. Holding one is a lease: it is not removed while anyone but the store holds it.
+pub struct Layer {
+    /// Identity.
+    pub id: LayerId,
+    record: Mutex<LayerRecord>,
+    provider: Mutex<Option<Provider>>,
+    /// A directory that belongs to somebody else and stands in for a snapshot: a received context.
+    borrowed: Option<Borrowed>,
+    /// Serialises unpacking.
+    pub(crate) unpacking: tokio::sync::Mutex<()>,
+    /// Serialises making blobs.
+    pub(crate) packing: tokio::sync::Mutex<()>,
+    /// Content index of the layer's directory, once something asked for it.
+    pub(crate) index: std::sync::OnceLock<Arc<cooper_fileop::index::LayerIndex>>,
+}
+
+/// A directory used in place, kept from changing by `lease`.
+pub struct Borrowed {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Kept until the layer is dropped.
+    pub lease: Box<dyn Send + Sync>,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Layer").field(&self.id).finish()
+    }
+}
+
+impl Layer {
+    fn new(id: LayerId, record: LayerRecord, borrowed: Option<Borrowed>) -> Self {
+        Self {
+            id,
+            record: Mutex::new(record),
+            provider: Mutex::new(None),
+            borrowed,
+            unpacking: tokio::sync::Mutex::new(()),
+            packing: tokio::sync::Mutex::new(()),
+            index: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// A layer that is a directory of somebody else; in no store.
+    pub fn borrow(dir: PathBuf, lease: Box<dyn Send + Sync>, description: &str) -> Self {
+        let record = LayerRecord::new(RecordType::LocalSource, description, Vec::new());
+        Self::new(LayerId::random(), record, Some(Borrowed { dir, lease }))
+    }
+
+    /// A copy of the record.
+    pub fn record(&self) -> LayerRecord {
+        self.record.lock().clone()
+    }
+
+    /// The snapshot, when the files are here.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        self.record.lock().snapshot.as_ref().and_then(|s| s.parse().ok())
+    }
+
+    /// The directory of somebody else that the layer is, if it is one.
+    pub fn borrowed_dir(&self) -> Option<&PathBuf> {
+        self.borrowed.as_ref().map(|b| {
+            let _ = &b.lease;
+            &b.dir
+        })
+    }
+
+    /// Where the archive can be had from.
+    pub fn provider(&self) -> Option<Provider> {
+        self.provider.lock().clone()
+    }
+
+    /// Says where the archive can be had from now.
+    pub fn set_provider(&self, provider: Provider) {
+        *self.provider.lock() = Some(provider);
+    }
+}
+
+/// All layers of one root directory.
+pub struct LayerStore {
+    meta: Arc<Meta>,
+    /// Blobs by digest.
+    pub content: Store,
+    /// File trees.
+    pub snapshots: Arc<dyn Snapshotter>,
+    layers: RwLock<HashMap<LayerId, Arc<Layer>>>,
+    chains: RwLock<HashMap<ChainId, LayerId>>,
+}
+
+impl LayerStore {
+    /// Reads the records. Snapshots that no record names are removed: they are what a crash left.
+    pub fn open(meta: Arc<Meta>, content: Store, snapshots: Arc<dyn Snapshotter>) -> Result<Self, MetaError> {
+        let mut layers = HashMap::new();
+        let mut chains = HashMap::new();
+        let existing: std::collections::HashSet<String> =
+            snapshots.list().unwrap_or_default().into_iter().map(|id| id.as_str().to_owned()).collect();
+        let mut named = std::collections::HashSet::new();
+        for (id, mut record) in meta.all::<LayerRecord>(Table::Layers)? {
+            if record.snapshot.as_ref().is_some_and(|s| !existing.contains(s)) {
+                record.snapshot = None;
+            }
+            named.extend(record.snapshot.clone());
+            let id = LayerId(id);
+            if let Some(chain) = &record.chain {
+                chains.insert(chain.clone(), id.clone());
+            }
+            layers.insert(id.clone(), Arc::new(Layer::new(id, record, None)));
+        }
+        for stray in existing.difference(&named) {
+            if let Ok(id) = stray.parse()
+                && let Err(error) = snapshots.remove(&id)
+            {
+                tracing::warn!(%error, snapshot = %stray, "a left-over snapshot cannot be removed");
+            }
+        }
+        Ok(Self { meta, content, snapshots, layers: RwLock::new(layers), chains: RwLock::new(chains) })
+    }
+
+    /// A layer by id.
+    pub fn get(&self, id: &LayerId) -> Option<Arc<Layer>> {
+        self.layers.read().get(id).cloned()
+    }
+
+    /// Every layer.
+    pub fn all(&self) -> Vec<Arc<Layer>> {
+        self.layers.read().values().cloned().collect()
+    }
+
+    /// Adds a layer.
+    pub fn add(&self, record: LayerRecord) -> Arc<Layer> {
+        let id = LayerId::random();
+        self.meta.put(Table::Layers, id.as_str(), &record);
+        if let Some(chain) = &record.chain {
+            self.chains.write().insert(chain.clone(), id.clone());
+        }
+        let layer = Arc::new(Layer::new(id.clone(), record, None));
+        self.layers.write().insert(id, layer.clone());
+        layer
+    }
+
+    /// The layer of an image by its chain id, made by `record` when it is new.
+    pub fn by_chain(&self, chain: &ChainId, record: impl FnOnce() -> LayerRecord) -> Arc<Layer> {
+        let known = self.chains.read().get(chain).cloned().and_then(|id| self.get(&id));
+        known.unwrap_or_else(|| self.add(LayerRecord { chain: Some(chain.clone()), ..record() }))
+    }
+
+    /// Changes a record and keeps it.
+    pub fn update(&self, layer: &Layer, change: impl FnOnce(&mut LayerRecord)) {
+        let mut record = layer.record.lock();
+        change(&mut record);
+        if layer.borrowed.is_none() {
+            self.meta.put(Table::Layers, layer.id.as_str(), &*record);
+        }
+    }
+
+    /// Notes that a build uses the layer.
+    pub fn touch(&self, layer: &Layer) {
+        self.update(layer, |r| {
+            r.last_used = millis(SystemTime::now());
+            r.uses += 1;
+        });
+    }
+
+    /// Whether the files of a layer can be had without asking anyone new.
+    pub fn available(&self, layer: &Layer) -> bool {
+        layer.borrowed.is_some() || layer.provider.lock().is_some() || {
+            let record = layer.record.lock();
+            record.snapshot.is_some() || record.blobs.values().any(|d| self.content.contains(&d.digest))
+        }
+    }
+
+    /// An archive of the layer whose bytes are here.
+    pub fn stored_blob(&self, layer: &Layer) -> Option<Descriptor> {
+        let record = layer.record.lock();
+        record.blobs.values().find(|d| self.content.contains(&d.digest)).cloned()
+    }
+
+    /// Removes a layer that nobody else holds. Returns whether it did.
+    pub fn remove(&self, id: &LayerId) -> bool {
+        let mut layers = self.layers.write();
+        // One reference is the map's own, and the write lock keeps others from getting one.
+        if layers.get(id).is_none_or(|layer| Arc::strong_count(layer) > 1) {
+            return false;
+        }
+        let Some(layer) = layers.remove(id) else { return false };
+        drop(layers);
+        let record = layer.record.lock();
+        if let Some(chain) = &record.chain {
+            self.chains.write().remove(chain);
+        }
+        if let Some(snapshot) = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok())
+            && let Err(error) = self.snapshots.remove(&snapshot)
+        {
+            tracing::warn!(%error, %snapshot, "the files of a removed layer stay; swept at the next start");
+        }
+        self.meta.delete(Table::Layers, id.as_str());
+        true
+    }
+}

@@ -1,0 +1,226 @@
+//! Runs a process over its mounts (LLB exec op).
+
+use super::{mounts::Prepared, proxy_env};
+use crate::{
+    domain::{Build, Remains, StepError, StepErrorKind},
+    log_limit::LogLimit,
+    tree::Tree,
+    worker::Worker,
+};
+use async_trait::async_trait;
+use cooper_fileop::index::Selector;
+use cooper_llb::pb;
+use cooper_oci::{Digest, Digester, Platform};
+use cooper_sandbox::{
+    ContainerSpec, ExitCause, ExitStatus, Host, Network, OutputStreams, ProcessIo, ProcessSpec, Resources, Security,
+    Ulimit,
+};
+use cooper_solver::{CacheMap, Dependency, Op, OpContext};
+use prost::Message as _;
+use std::{path::PathBuf, sync::Arc};
+use tokio::io::AsyncReadExt as _;
+
+/// Bytes read from a process' output at a time.
+const READ_BYTES: usize = 32 << 10;
+
+/// An exec op bound to a worker.
+pub struct ExecOp {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) exec: pb::ExecOp,
+    pub(crate) resources: Resources,
+    pub(crate) platform: Platform,
+    /// Digest of the bytes received, when they hold fields that this version does not know.
+    pub(crate) unknown: Option<Digest>,
+    pub(crate) inputs: usize,
+}
+
+#[async_trait]
+impl Op<Build> for ExecOp {
+    async fn cache_map(&self, _: &OpContext<Build>) -> Result<CacheMap, StepError> {
+        let mut dependencies = vec![Dependency { selector: String::new(), content: true }; self.inputs];
+        let mut selectors = vec![Vec::new(); self.inputs];
+        for mount in &self.exec.mounts {
+            let Some(i) = input_of(mount.input).filter(|i| *i < self.inputs) else { continue };
+            dependencies[i].content &= by_content(mount);
+            selectors[i].push(mount.selector.as_str());
+        }
+        for (dependency, selectors) in dependencies.iter_mut().zip(selectors) {
+            dependency.selector = selectors.join("\0");
+        }
+        Ok(CacheMap { digest: self.cache_digest(), dependencies, volatile: false })
+    }
+
+    async fn content_digest(&self, input: usize, tree: &Tree, cx: &OpContext<Build>) -> Result<Digest, StepError> {
+        let mounts = self.exec.mounts.iter().filter(|m| input_of(m.input) == Some(input));
+        let selectors = mounts.map(|m| Selector { follow_links: true, ..Selector::path(&m.selector) }).collect();
+        self.worker.content_digest(tree, selectors, cx).await
+    }
+
+    async fn run(&self, inputs: Vec<Tree>, cx: &OpContext<Build>) -> Result<Vec<Option<Tree>>, StepError> {
+        let mut prepared = Prepared::new(&self.worker, &self.exec.mounts, &inputs, cx).await?;
+        prepared.add_secret_env(&self.exec.secretenv, cx).await?;
+        match self.run_prepared(&mut prepared, cx).await {
+            Ok(()) => prepared.commit(&self.exec, &self.name()),
+            Err(mut error) => {
+                let mounts = prepared.commit_remains(&self.exec, cx);
+                error.remains =
+                    Some(Box::new(Remains { inputs: inputs.into_iter().map(Some).collect(), mounts, action: None }));
+                Err(error)
+            }
+        }
+    }
+
+    fn takes_slot(&self) -> bool {
+        true
+    }
+}
+
+/// The input of a mount, when it has one.
+pub(crate) fn input_of(input: i64) -> Option<usize> {
+    usize::try_from(input).ok()
+}
+
+/// Whether the content of a mount stands for its input in keys: nothing of it can come back as a result.
+fn by_content(mount: &pb::Mount) -> bool {
+    match mount.content_cache() {
+        pb::MountContentCache::On => true,
+        pb::MountContentCache::Off => false,
+        pb::MountContentCache::Default => {
+            mount.mount_type() == pb::MountType::Bind && mount.readonly && mount.dest != "/" && mount.output < 0
+        }
+    }
+}
+
+impl ExecOp {
+    fn meta(&self) -> pb::Meta {
+        self.exec.meta.clone().unwrap_or_default()
+    }
+
+    fn name(&self) -> String {
+        self.meta().args.join(" ")
+    }
+
+    /// Everything that changes the outcome; proxies and the addresses of extra hosts do not.
+    fn cache_digest(&self) -> Digest {
+        let mut exec = self.exec.clone();
+        if let Some(meta) = &mut exec.meta {
+            meta.proxy_env = None;
+            for host in &mut meta.extra_hosts {
+                host.ip = String::new();
+            }
+        }
+        let mut digester = Digester::default();
+        digester.update_field("exec");
+        digester.update_field(exec.encode_to_vec());
+        digester.update_field(self.platform.to_string());
+        if let Some(unknown) = &self.unknown {
+            digester.update_field(unknown.as_str());
+        }
+        digester.finish()
+    }
+
+    async fn run_prepared(&self, prepared: &mut Prepared, cx: &OpContext<Build>) -> Result<(), StepError> {
+        let meta = self.meta();
+        let process = self.process(&meta, prepared)?;
+        let spec = self.container(&meta, prepared)?;
+        let (io, streams) =
+            ProcessIo::piped().map_err(StepError::while_doing("cannot make the step's output pipes"))?;
+        let container = self.worker.sandbox.start(spec, process, io).await.map_err(StepError::while_doing(""))?;
+        for warning in container.warnings() {
+            cx.log(2, format!("warning: {warning}\n"));
+        }
+        let limit = LogLimit::from_env();
+        let OutputStreams { stdout, stderr } = streams;
+        let logs = futures::future::join(pump(stdout, 1, &limit, cx), pump(stderr, 2, &limit, cx));
+        let (status, _) = futures::future::join(container.wait(), logs).await;
+        limit.finish(cx);
+        let status = status.map_err(StepError::while_doing("cannot wait for the step's process"))?;
+        self.judge(&meta, status)
+    }
+
+    fn judge(&self, meta: &pb::Meta, status: ExitStatus) -> Result<(), StepError> {
+        let accepted = match status.cause {
+            ExitCause::Code(code) if meta.valid_exit_codes.is_empty() => code == 0,
+            ExitCause::Code(code) => meta.valid_exit_codes.contains(&code),
+            ExitCause::Signal(_) => false,
+        };
+        if accepted {
+            return Ok(());
+        }
+        Err(StepErrorKind::Process { args: meta.args.clone(), cause: status.cause, oom: status.oom }.into())
+    }
+
+    fn process(&self, meta: &pb::Meta, prepared: &Prepared) -> Result<ProcessSpec, StepError> {
+        if meta.args.is_empty() {
+            return Err(StepError::refused("the step has no command: args must not be empty"));
+        }
+        let mut env = meta.env.clone();
+        let has = |env: &[String], name: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name));
+        for (name, value) in proxy_env(meta.proxy_env.as_ref()) {
+            if !has(&env, &name) {
+                env.push(format!("{name}={value}"));
+            }
+        }
+        env.extend(prepared.secret_env.iter().map(|(name, value)| format!("{name}={value}")));
+        if let Some(socket) = &prepared.ssh_socket
+            && !has(&env, "SSH_AUTH_SOCK")
+        {
+            env.push(format!("SSH_AUTH_SOCK={socket}"));
+        }
+        if !has(&env, "PATH") {
+            env.push(format!("PATH={}", cooper_llb::DEFAULT_PATH_UNIX));
+        }
+        Ok(ProcessSpec {
+            env,
+            cwd: PathBuf::from(if meta.cwd.is_empty() { "/" } else { &meta.cwd }),
+            user: meta.user.clone(),
+            ulimits: meta.ulimit.iter().map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard }).collect(),
+            ..ProcessSpec::new(meta.args.clone())
+        })
+    }
+
+    fn container(&self, meta: &pb::Meta, prepared: &mut Prepared) -> Result<ContainerSpec, StepError> {
+        let (rootfs, readonly) = prepared.rootfs()?;
+        let config = &self.worker.config;
+        let mut spec = ContainerSpec::new(crate::layer_store::random_id(), rootfs);
+        spec.readonly_rootfs = readonly;
+        spec.mounts = prepared.take_mounts();
+        if !meta.hostname.is_empty() {
+            spec.hostname.clone_from(&meta.hostname);
+        }
+        spec.network = match self.exec.network() {
+            pb::NetMode::None => Network::None,
+            pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
+        };
+        spec.security = match self.exec.security() {
+            pb::SecurityMode::Sandbox => Security::Sandboxed,
+            pb::SecurityMode::Insecure => Security::Insecure,
+        };
+        spec.extra_hosts = meta
+            .extra_hosts
+            .iter()
+            .map(|h| {
+                let ip = h.ip.parse().map_err(StepError::while_doing(format!("extra host {}={:?}", h.host, h.ip)))?;
+                Ok(Host { ip, name: h.host.clone() })
+            })
+            .collect::<Result<_, StepError>>()?;
+        spec.dns.clone_from(&config.dns);
+        spec.resources = self.resources.clone();
+        spec.shm_size = prepared.shm_size;
+        spec.remove_stubs_recursive = meta.remove_mount_stubs_recursive;
+        spec.cgroup_parent =
+            if meta.cgroup_parent.is_empty() { config.cgroup_parent.clone() } else { Some(meta.cgroup_parent.clone()) };
+        Ok(spec)
+    }
+}
+
+async fn pump(mut from: tokio::net::unix::pipe::Receiver, stream: i32, limit: &LogLimit, cx: &OpContext<Build>) {
+    let mut buffer = bytes::BytesMut::with_capacity(READ_BYTES);
+    loop {
+        buffer.reserve(READ_BYTES);
+        match from.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => limit.write(stream, buffer.split().freeze(), cx),
+        }
+    }
+}

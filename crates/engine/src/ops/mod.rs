@@ -1,0 +1,26 @@
+//! LLB ops over the capabilities. Each is bound to a worker and knows only its own protobuf message.
+
+pub mod exec;
+pub mod file;
+pub mod image;
+pub mod local;
+pub mod merge;
+mod mounts;
+mod ssh;
+pub mod vertex;
+
+use cooper_llb::pb;
+
+/// The variables that a proxy setting stands for, in both spellings.
+fn proxy_env(proxy: Option<&pb::ProxyEnv>) -> Vec<(String, String)> {
+    let Some(proxy) = proxy else { return Vec::new() };
+    let pairs = [
+        ("HTTP_PROXY", &proxy.http_proxy),
+        ("HTTPS_PROXY", &proxy.https_proxy),
+        ("FTP_PROXY", &proxy.ftp_proxy),
+        ("NO_PROXY", &proxy.no_proxy),
+        ("ALL_PROXY", &proxy.all_proxy),
+    ];
+    let set = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+    set.flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value.clone())]).collect()
+}

@@ -1,0 +1,180 @@
+//! From layers to archives: what exporters and remote caches send.
+
+use crate::{
+    domain::{BuildJob, StepError, StepErrorKind},
+    layer_store::Layer,
+    tree::Tree,
+    worker::Worker,
+};
+use cooper_content::BlobSource;
+use cooper_layer::{Compression, DiffOptions, Encoding, Mtimes};
+use cooper_oci::{Descriptor, DiffId, annotations};
+use cooper_rooted::Root;
+use cooper_snapshot::DiffSource;
+use std::sync::Arc;
+
+/// How archives are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Packing {
+    /// Compression of archives that have to be made.
+    pub compression: Compression,
+    /// Its level.
+    pub level: Option<i32>,
+    /// Whether archives that exist in another compression are made anew.
+    pub force: bool,
+    /// Latest modification time of files, in seconds since the epoch.
+    pub epoch: Option<i64>,
+}
+
+/// An archive of a layer.
+#[derive(Clone)]
+pub struct Packed {
+    /// The archive.
+    pub descriptor: Descriptor,
+    /// Identity of its content.
+    pub diff_id: DiffId,
+    /// Who serves its bytes.
+    pub source: Arc<dyn BlobSource>,
+    /// The layer.
+    pub layer: Arc<Layer>,
+}
+
+impl Worker {
+    /// Archives of every layer of a tree, the bottom first; layers that change nothing are `None`.
+    pub async fn pack(
+        self: &Arc<Self>,
+        tree: &Tree,
+        packing: Packing,
+        jobs: &[Arc<BuildJob>],
+    ) -> Result<Vec<Option<Packed>>, StepError> {
+        let tree = self.own(tree)?;
+        let mut packed = Vec::with_capacity(tree.layers().len());
+        // One after the other: each uses all processors.
+        for i in 0..tree.layers().len() {
+            packed.push(self.pack_layer(&tree, i, packing, jobs).await?);
+        }
+        Ok(packed)
+    }
+
+    async fn pack_layer(
+        self: &Arc<Self>,
+        tree: &Tree,
+        i: usize,
+        packing: Packing,
+        jobs: &[Arc<BuildJob>],
+    ) -> Result<Option<Packed>, StepError> {
+        let layer = &tree.layers()[i];
+        let _one = layer.packing.lock().await;
+        if packing.epoch.is_none()
+            && let Some(known) = self.known_archive(layer, packing)
+        {
+            return Ok(Some(known));
+        }
+        let below = Tree::new(tree.layers()[..=i].to_vec());
+        self.bring_for(&below, jobs).await?;
+        if layer.record().empty == Some(true) && layer.record().chain.is_none() {
+            return Ok(None);
+        }
+        let (worker, layer) = (self.clone(), layer.clone());
+        let work = move || worker.make_archive(&below, &layer, packing);
+        tokio::task::spawn_blocking(work).await.map_err(StepError::while_doing("packing a layer ended abnormally"))?
+    }
+
+    /// An archive that exists, here or where the layer came from.
+    fn known_archive(&self, layer: &Arc<Layer>, packing: Packing) -> Option<Packed> {
+        let record = layer.record();
+        let diff_id = record.diff_id.clone()?;
+        let store: Arc<dyn BlobSource> = Arc::new(self.layers.content.clone());
+        let made = |descriptor: Descriptor, source| Packed {
+            descriptor,
+            diff_id: diff_id.clone(),
+            source,
+            layer: layer.clone(),
+        };
+        let wanted = record.blobs.get(&key(packing)).filter(|d| self.layers.content.contains(&d.digest));
+        if let Some(desc) = wanted {
+            return Some(made(desc.clone(), store));
+        }
+        let fits = |desc: &Descriptor| {
+            !packing.force || Compression::of_media_type(&desc.media_type) == Some(packing.compression)
+        };
+        if let Some(provider) = layer.provider().filter(|p| fits(&p.descriptor)) {
+            let here = self.layers.content.contains(&provider.descriptor.digest);
+            let source = if here { store } else { provider.source };
+            return Some(made(provider.descriptor, source));
+        }
+        let stored = record.blobs.values().find(|d| fits(d) && self.layers.content.contains(&d.digest))?;
+        Some(made(stored.clone(), store))
+    }
+
+    fn make_archive(&self, tree: &Tree, layer: &Arc<Layer>, packing: Packing) -> Result<Option<Packed>, StepError> {
+        let doing = || format!("cannot pack layer {}", layer.id);
+        let encoding = Encoding { level: packing.level, ..Encoding::new(packing.compression) };
+        let content = &self.layers.content;
+        let mut ingest = content
+            .ingest(&format!("pack-{}", crate::layer_store::random_id()))
+            .map_err(StepError::while_doing(doing()))?;
+        let options =
+            DiffOptions { mtimes: packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp), userxattr: self.userxattr() };
+        let (info, entries) = match self.layers.stored_blob(layer) {
+            // Another archive is here: its content is the layer's identity and must stay as it is.
+            Some(desc) if packing.epoch.is_none() => {
+                let reader = content.reader(&desc.digest).map_err(StepError::while_doing(doing()))?;
+                let from = Compression::of_media_type(&desc.media_type);
+                let info = cooper_layer::recompress(reader, from, &encoding, &mut ingest);
+                (info.map_err(StepError::while_doing(doing()))?, 1)
+            }
+            _ => {
+                let stack = self.stack(tree)?;
+                let source = self.layers.snapshots.diff_source(&stack).map_err(StepError::while_doing(doing()))?;
+                let written = cooper_layer::write_blob(|out| diff(&source, out, &options), &encoding, &mut ingest);
+                let (info, stats) = written.map_err(StepError::while_doing(doing()))?;
+                (info, stats.entries)
+            }
+        };
+        if entries == 0 {
+            ingest.abort();
+            self.layers.update(layer, |r| r.empty = Some(true));
+            return Ok(None);
+        }
+        ingest
+            .commit(Some((&info.digest, info.size)))
+            .map_err(|e| StepErrorKind::Other { context: doing(), source: Box::new(e) })?;
+        let descriptor = Descriptor::new(packing.compression.media_type(false), info.digest, info.size)
+            .with_annotation(annotations::UNCOMPRESSED, info.diff_id.to_string());
+        if packing.epoch.is_none() {
+            self.layers.update(layer, |record| {
+                record.empty = Some(false);
+                record.diff_id = Some(info.diff_id.clone());
+                record.blobs.insert(key(packing), descriptor.clone());
+            });
+        }
+        let source = Arc::new(content.clone());
+        Ok(Some(Packed { descriptor, diff_id: info.diff_id, source, layer: layer.clone() }))
+    }
+}
+
+/// The name under which an archive is remembered: levels other than the usual one are archives of their own.
+fn key(packing: Packing) -> String {
+    match packing.level {
+        None => packing.compression.name().to_owned(),
+        Some(level) => format!("{}:{level}", packing.compression.name()),
+    }
+}
+
+fn diff(
+    source: &DiffSource,
+    out: &mut dyn std::io::Write,
+    options: &DiffOptions,
+) -> cooper_layer::Result<cooper_layer::DiffStats> {
+    match source {
+        DiffSource::Overlay { upper, lowers, userxattr } => {
+            let options = DiffOptions { userxattr: *userxattr, ..*options };
+            cooper_layer::diff_overlay(&Root::open(upper)?, lowers, &options, out)
+        }
+        DiffSource::Trees { lower, upper } => {
+            let lower = lower.as_ref().map(Root::open).transpose()?;
+            cooper_layer::diff_trees(lower.as_ref(), &Root::open(upper)?, options, out)
+        }
+    }
+}

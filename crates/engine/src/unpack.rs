@@ -1,0 +1,240 @@
+//! Bringing files here: layers are downloaded and unpacked side by side, each while its bytes arrive.
+
+use crate::{
+    domain::{Build, BuildJob, StepError, StepErrorKind},
+    layer_store::{Layer, Provider},
+    tree::Tree,
+    worker::Worker,
+};
+use cooper_content::BlobSource;
+use cooper_layer::{ApplyOptions, Compression, Whiteouts};
+use cooper_oci::{Descriptor, Digest};
+use cooper_rooted::Root;
+use cooper_snapshot::Active;
+use cooper_solver::{Event, Observer as _, OpContext, StatusUpdate, VertexUpdate};
+use futures::{FutureExt, future::BoxFuture};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+/// Who is shown a transfer: the image's vertex in every build that waits for it.
+#[derive(Clone)]
+struct Audience {
+    jobs: Vec<Arc<BuildJob>>,
+    vertex: Option<Digest>,
+}
+
+impl Audience {
+    fn bar(&self, id: &str, current: u64, total: u64, started: SystemTime, completed: bool) {
+        let Some(vertex) = &self.vertex else { return };
+        let now = SystemTime::now();
+        let update = StatusUpdate {
+            id: id.to_owned(),
+            current: current as i64,
+            total: total as i64,
+            time: now,
+            started: Some(started),
+            completed: completed.then_some(now),
+        };
+        for job in &self.jobs {
+            job.status.event(vertex, Event::Status(update.clone()));
+        }
+    }
+
+    fn vertex(&self, started: SystemTime, completed: bool, error: Option<String>) {
+        let Some(vertex) = &self.vertex else { return };
+        for job in &self.jobs {
+            job.status.vertex(VertexUpdate {
+                vertex: vertex.clone(),
+                started: Some(started),
+                completed: completed.then(SystemTime::now),
+                cached: false,
+                error: error.clone(),
+            });
+        }
+    }
+}
+
+/// How deletions are written into an active snapshot, as the layer crate calls it.
+pub(crate) fn whiteout_format(active: &Active) -> Whiteouts {
+    match active.whiteouts() {
+        cooper_snapshot::Whiteouts::Overlay { userxattr: false } => Whiteouts::Overlay,
+        cooper_snapshot::Whiteouts::Overlay { userxattr: true } => Whiteouts::OverlayUser,
+        cooper_snapshot::Whiteouts::Remove => Whiteouts::Delete,
+    }
+}
+
+impl Worker {
+    /// Makes sure that the files of every layer are here.
+    pub async fn bring(self: &Arc<Self>, tree: &Tree, cx: &OpContext<Build>) -> Result<(), StepError> {
+        if tree.layers().iter().all(|l| l.borrowed_dir().is_some() || l.snapshot().is_some()) {
+            return Ok(());
+        }
+        self.bring_for(tree, &cx.jobs()).await
+    }
+
+    /// The same, on behalf of builds.
+    pub async fn bring_for(self: &Arc<Self>, tree: &Tree, jobs: &[Arc<BuildJob>]) -> Result<(), StepError> {
+        let absent = |l: &&Arc<Layer>| l.borrowed_dir().is_none() && l.snapshot().is_none();
+        let Some(first) = tree.layers().iter().find(absent) else { return Ok(()) };
+        let audience = Audience { jobs: jobs.to_vec(), vertex: first.provider().map(|p| p.vertex) };
+        let started = SystemTime::now();
+        audience.vertex(started, false, None);
+        let outcome = self.unpack_all(tree, &audience).await;
+        audience.vertex(started, true, outcome.as_ref().err().map(ToString::to_string));
+        outcome
+    }
+
+    async fn unpack_all(self: &Arc<Self>, tree: &Tree, audience: &Audience) -> Result<(), StepError> {
+        // Each layer waits for those below only to be finished; downloading and unpacking overlap.
+        let mut below: futures::future::Shared<BoxFuture<'static, bool>> = std::future::ready(true).boxed().shared();
+        let mut waits = Vec::new();
+        for (i, layer) in tree.layers().iter().enumerate() {
+            let lowers = Tree::new(tree.layers()[..i].to_vec());
+            let (done, finished) = tokio::sync::oneshot::channel::<()>();
+            let task =
+                tokio::spawn(self.clone().unpack_one(layer.clone(), lowers, below.clone(), done, audience.clone()));
+            waits.push(AbortOnDrop(task));
+            below = finished.map(|r| r.is_ok()).boxed().shared();
+        }
+        let mut failed = None;
+        for mut wait in waits {
+            match (&mut wait.0).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if failed.as_ref().is_none_or(is_consequence) => failed = Some(error),
+                Ok(Err(_)) => {}
+                Err(error) => failed = Some(StepError::while_doing("unpacking a layer ended abnormally")(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn unpack_one(
+        self: Arc<Self>,
+        layer: Arc<Layer>,
+        lowers: Tree,
+        below: futures::future::Shared<BoxFuture<'static, bool>>,
+        done: tokio::sync::oneshot::Sender<()>,
+        audience: Audience,
+    ) -> Result<(), StepError> {
+        let _one = layer.unpacking.lock().await;
+        if layer.borrowed_dir().is_none() && layer.snapshot().is_none() {
+            self.unpack(&layer, lowers, below, &audience).await?;
+        } else if !below.await {
+            return Err(consequence());
+        }
+        done.send(()).ok();
+        Ok(())
+    }
+
+    async fn unpack(
+        self: &Arc<Self>,
+        layer: &Arc<Layer>,
+        lowers: Tree,
+        below: futures::future::Shared<BoxFuture<'static, bool>>,
+        audience: &Audience,
+    ) -> Result<(), StepError> {
+        let (desc, source) = self.archive(layer)?;
+        let snapshots = self.layers.snapshots.clone();
+        // An overlay layer unpacks into a directory of its own; a native one onto the tree below it.
+        let isolated = snapshots.kind() == "overlayfs";
+        if !isolated && !below.clone().await {
+            return Err(consequence());
+        }
+        let base = if isolated { Vec::new() } else { self.stack(&lowers)? };
+        let active = snapshots.prepare(&base).map_err(StepError::while_doing("cannot make a snapshot"))?;
+        let (active, applied) = self.download_and_apply(active, &desc, source.as_ref(), audience).await?;
+        if let Some(expected) = &layer.record().diff_id
+            && *expected != applied.diff_id
+        {
+            return Err(StepErrorKind::Refused(format!(
+                "layer {} unpacks to {}, but the image config says {expected}",
+                desc.digest, applied.diff_id
+            ))
+            .into());
+        }
+        if !below.await {
+            return Err(consequence());
+        }
+        let dirs: Vec<PathBuf> = self.layer_dirs(&lowers)?;
+        let diff_id = applied.diff_id.clone();
+        let empty = applied.entries == 0;
+        let commit = move || {
+            let root = Root::open(active.layer_dir()).map_err(StepError::while_doing(""))?;
+            cooper_layer::finish(&root, &dirs, &applied).map_err(StepError::while_doing(""))?;
+            drop(root);
+            snapshots.commit(active).map_err(StepError::while_doing("cannot commit a snapshot"))
+        };
+        let snapshot = tokio::task::spawn_blocking(commit)
+            .await
+            .map_err(StepError::while_doing("unpacking a layer ended abnormally"))??;
+        let name = Compression::of_media_type(&desc.media_type).unwrap_or_default().name();
+        self.layers.update(layer, |record| {
+            record.snapshot = Some(snapshot.as_str().to_owned());
+            record.diff_id = Some(diff_id);
+            record.empty = Some(empty);
+            record.blobs.insert(name.to_owned(), desc);
+        });
+        Ok(())
+    }
+
+    /// An archive of the layer and who serves it: the store itself when the bytes are here.
+    pub(crate) fn archive(&self, layer: &Layer) -> Result<(Descriptor, Arc<dyn BlobSource>), StepError> {
+        if let Some(desc) = self.layers.stored_blob(layer) {
+            return Ok((desc, Arc::new(self.layers.content.clone())));
+        }
+        let Some(Provider { descriptor, source, .. }) = layer.provider() else {
+            return Err(StepError::refused(format!("layer {} is neither here nor to be had from anywhere", layer.id)));
+        };
+        Ok((descriptor, source))
+    }
+
+    async fn download_and_apply(
+        &self,
+        active: Active,
+        desc: &Descriptor,
+        source: &dyn BlobSource,
+        audience: &Audience,
+    ) -> Result<(Active, cooper_layer::Applied), StepError> {
+        let (sender, reader) = cooper_content::chunks(desc.size);
+        let started = SystemTime::now();
+        let id = desc.digest.to_string();
+        let options = ApplyOptions { whiteouts: whiteout_format(&active), ..ApplyOptions::default() };
+        let compression = Compression::of_media_type(&desc.media_type);
+        let apply = tokio::task::spawn_blocking(move || {
+            let root = Root::open(active.layer_dir()).map_err(cooper_layer::Error::from)?;
+            let applied = cooper_layer::apply(reader, compression, &root, &options)?;
+            drop(root);
+            Ok::<_, cooper_layer::Error>((active, applied))
+        });
+        let progress = |present: u64| audience.bar(&id, present, desc.size, started, present == desc.size);
+        let fetched = cooper_content::fetch(&self.layers.content, source, desc, Some(sender), progress).await;
+        if fetched.is_ok() {
+            audience.bar(&format!("extracting {id}"), 0, 0, started, false);
+        }
+        let applied = apply.await.map_err(StepError::while_doing("unpacking a layer ended abnormally"))?;
+        // A broken download breaks the unpacking too; the download's reason is the one to tell.
+        fetched
+            .map_err(|e| StepErrorKind::Source { what: format!("failed to fetch layer {id}"), source: Box::new(e) })?;
+        let applied = applied.map_err(StepError::while_doing(format!("cannot unpack layer {id}")))?;
+        audience.bar(&format!("extracting {id}"), 0, 0, started, true);
+        Ok(applied)
+    }
+}
+
+/// A layer could not be finished because one below it failed.
+fn consequence() -> StepError {
+    StepError::refused(CONSEQUENCE)
+}
+
+fn is_consequence(error: &StepError) -> bool {
+    matches!(&error.kind, StepErrorKind::Refused(reason) if reason == CONSEQUENCE)
+}
+
+const CONSEQUENCE: &str = "a layer below failed";
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
