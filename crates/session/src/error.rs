@@ -117,11 +117,6 @@ impl Error {
         }
     }
 
-    /// Whether the client said that it doesn't offer a service.
-    pub(crate) fn is_unimplemented(&self) -> bool {
-        self.code() == Some(tonic::Code::Unimplemented)
-    }
-
     pub(crate) fn protocol(text: impl Into<String>) -> Self {
         Self::Protocol(text.into())
     }

@@ -8,6 +8,8 @@
 //!
 //! What a build does with what it gets from here is never decided here.
 
+mod call;
+pub mod client;
 mod connection;
 mod error;
 pub mod headers;
@@ -17,6 +19,9 @@ mod sessions;
 pub mod transfer;
 mod tunnel;
 
+pub use call::{
+    AgentStream, ContentInfo, Credentials, SessionStore, SyncRequest, TarSink, Token, TokenAuthority, TokenRequest,
+};
 pub use connection::Channel;
 pub use error::{Error, Result};
 pub use session::{Session, SessionParams};

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tonic::Status;
 
@@ -77,9 +77,24 @@ impl Sessions {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.serve_announced(params, io, oneshot::channel().0).await
+    }
+
+    /// The same; hands out the session once it is registered.
+    pub(crate) async fn serve_announced<T>(
+        &self,
+        params: SessionParams,
+        io: T,
+        announce: oneshot::Sender<Session>,
+    ) -> Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (channel, driver) = connection::open(io).await?;
         let session = Session::new(params, channel);
         let _registered = self.register(session.clone())?;
+        // Most callers don't want to know.
+        let _ = announce.send(session.clone());
         tokio::select! {
             // Ends when the other side closes. An error then is the usual way of clients to go.
             _ = driver => Ok(()),

@@ -4,11 +4,13 @@ use cooper_fsmatch::FilterSpec;
 use cooper_session::{
     Error,
     transfer::{
-        Differ, Listing, Packet, ReceiveOptions, Received, SendOptions, Source, Stat, entry_kind, packets, receive, send,
+        Differ, Listing, Packet, ReceiveOptions, Received, SendOptions, Source, Stat, entry_kind, packets, receive,
+        send,
     },
 };
 use futures::StreamExt;
 use std::{
+    fmt::Write as _,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
@@ -32,15 +34,17 @@ async fn sync_with(
 ) -> (Result<u64, Error>, Result<Received, Error>) {
     let (down, from_sender) = packets();
     let (up, from_receiver) = packets();
-    let sender = tokio::spawn(async move {
-        send(source, send_options, from_receiver.map(Ok), down).await.map(|sent| sent.entries)
-    });
+    let sender =
+        tokio::spawn(
+            async move { send(source, send_options, from_receiver.map(Ok), down).await.map(|sent| sent.entries) },
+        );
     let received = receive(from_sender.map(Ok), up, to, previous, options).await;
     (sender.await.expect("no panic"), received)
 }
 
 async fn sync(from: &Path, to: &Path, previous: Option<Arc<Listing>>) -> Received {
-    let (sent, received) = sync_with(Source::dir(from), SendOptions::default(), to, previous, ReceiveOptions::default()).await;
+    let (sent, received) =
+        sync_with(Source::dir(from), SendOptions::default(), to, previous, ReceiveOptions::default()).await;
     sent.expect("sent");
     received.expect("received")
 }
@@ -62,7 +66,8 @@ fn show(root: &Path) -> String {
             let mode = meta.permissions().mode() & 0o7777;
             let mtime = if meta.is_dir() { 0 } else { meta.mtime() };
             let name = path.strip_prefix(root).expect("below").display().to_string();
-            out.push_str(&format!("{name} {mode:o} n{} t{mtime} {what}\n", if meta.is_dir() { 0 } else { meta.nlink() }));
+            let links = if meta.is_dir() { 0 } else { meta.nlink() };
+            writeln!(out, "{name} {mode:o} n{links} t{mtime} {what}").expect("memory");
             if meta.is_dir() {
                 walk(root, &path, out);
             }
@@ -172,7 +177,8 @@ async fn merging_keeps_what_is_there() {
     let (_, received) = sync_with(Source::dir(from.path()), SendOptions::default(), to.path(), None, options).await;
     let received = received.expect("received");
     assert_eq!(received.listing.get("dir/new").and_then(|e| e.digest), None);
-    let names = ["dir/new", "dir/both", "dir/mine", "other"].map(|p| fs::read_to_string(to.path().join(p)).expect("read"));
+    let names =
+        ["dir/new", "dir/both", "dir/mine", "other"].map(|p| fs::read_to_string(to.path().join(p)).expect("read"));
     assert_eq!(names, ["new", "theirs", "mine", "other"]);
     let meta = to.path().join("dir/both").metadata().expect("stat");
     assert_eq!((meta.uid(), meta.gid()), (12, 34));
@@ -195,7 +201,8 @@ async fn filters_and_maps() {
     let (from, to) = dirs();
     sample(from.path());
     symlink("dir", from.path().join("alias")).expect("symlink");
-    let rows: &[(&[&str], &[&str], &[&str], &str)] = &[
+    type List<'a> = &'a [&'a str];
+    let rows: &[(List, List, List, &str)] = &[
         (&[], &["dir", "**/*.txt"], &[], "alias broken dir.d dir.d/z fifo"),
         (&["dir/sub"], &[], &[], "dir dir/sub dir/sub/deep"),
         (&[], &["*", "!dir/twin"], &[], "dir dir/twin"),
@@ -207,7 +214,8 @@ async fn filters_and_maps() {
         let owned = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
         let filter = FilterSpec { include: owned(include), exclude: owned(exclude), follow: owned(follow) };
         let options = SendOptions { filter, ..SendOptions::default() };
-        let (_, received) = sync_with(Source::dir(from.path()), options, to.path(), None, ReceiveOptions::default()).await;
+        let (_, received) =
+            sync_with(Source::dir(from.path()), options, to.path(), None, ReceiveOptions::default()).await;
         let received = received.expect("received");
         let paths: Vec<&str> = received.listing.entries().iter().map(|e| e.path.as_str()).collect();
         assert_eq!(paths.join(" "), *want, "include {include:?} exclude {exclude:?} follow {follow:?}");
@@ -240,7 +248,8 @@ async fn several_directories_and_files_from_memory() {
     sent.expect("sent");
     received.expect("received");
     let listing = show(to.path());
-    for line in ["linux_amd64/abs 777 n1", "-> /linux_amd64/f", "linux_amd64/g 644 n2", "linux_arm64/f", "from memory"] {
+    for line in ["linux_amd64/abs 777 n1", "-> /linux_amd64/f", "linux_amd64/g 644 n2", "linux_arm64/f", "from memory"]
+    {
         assert!(listing.contains(line), "{line} in\n{listing}");
     }
     assert_eq!(to.path().join("linux_arm64").metadata().expect("stat").mtime(), 5);
@@ -282,8 +291,8 @@ async fn a_file_that_vanished_or_grew_is_asked_for_again() {
     assert_eq!((entry.complete, entry.digest, entry.size), (false, Some(sha256(b"")), 7));
 }
 
-fn stat(path: &str, mode: u32) -> Option<Stat> {
-    Some(Stat { path: path.into(), mode, size: 3, ..Stat::default() })
+fn bare(path: &str, mode: u32) -> Stat {
+    Stat { path: path.into(), mode, size: 3, ..Stat::default() }
 }
 
 const DIR: u32 = 1 << 31 | 0o755;
@@ -295,8 +304,11 @@ async fn hostile(to: &Path, list: Vec<Option<Stat>>, then: Vec<Packet>) -> Strin
     let list = list.into_iter().map(|stat| Packet { stat, ..Packet::default() });
     let packets: Vec<_> = list.chain(then).map(Ok).collect();
     let incoming = futures::stream::iter(packets).chain(futures::stream::pending());
-    let outcome =
-        tokio::time::timeout(Duration::from_secs(10), receive(Box::pin(incoming), up, to, None, ReceiveOptions::default())).await;
+    let outcome = tokio::time::timeout(
+        Duration::from_secs(10),
+        receive(Box::pin(incoming), up, to, None, ReceiveOptions::default()),
+    )
+    .await;
     let mut told = false;
     while let Ok(Some(packet)) = tokio::time::timeout(Duration::from_millis(100), from_receiver.next()).await {
         told |= packet.r#type == 4;
@@ -312,9 +324,10 @@ async fn hostile_senders_are_refused() {
     let (to, outside) = dirs();
     let escape = outside.path().display().to_string();
     let data = |id: u32| Packet { r#type: 2, id, data: "xyz".into(), ..Packet::default() };
-    let link = |target: &str| Some(Stat { linkname: target.into(), ..stat("l", LINK).expect("stat") });
-    let hard = |target: &str| Some(Stat { linkname: target.into(), ..stat("m", 0o644).expect("stat") });
+    let link = |target: &str| Some(Stat { linkname: target.into(), ..bare("l", LINK) });
+    let hard = |target: &str| Some(Stat { linkname: target.into(), ..bare("m", 0o644) });
     let packet = |kind: i32| Packet { r#type: kind, data: "text".into(), ..Packet::default() };
+    let stat = |path: &str, mode: u32| Some(bare(path, mode));
     let rows = [
         (vec![stat("../x", 0o644)], vec![], "invalid file transfer: escape check \"../x\""),
         (vec![stat("/x", 0o644)], vec![], "invalid file transfer: absolute path \"/x\""),
@@ -365,7 +378,8 @@ async fn senders_refuse_what_wasnt_listed() {
 async fn a_missing_directory_is_told_to_the_receiver() {
     let to = TempDir::new().expect("temp");
     let (sent, received) =
-        sync_with(Source::dir("/nonexistent"), SendOptions::default(), to.path(), None, ReceiveOptions::default()).await;
+        sync_with(Source::dir("/nonexistent"), SendOptions::default(), to.path(), None, ReceiveOptions::default())
+            .await;
     assert!(sent.is_err());
     let text = received.expect_err("told").to_string();
     assert!(text.starts_with("error from sender: ") && text.contains("/nonexistent"), "{text}");
@@ -375,7 +389,8 @@ async fn a_missing_directory_is_told_to_the_receiver() {
 async fn a_dropped_receipt_ends_its_threads() {
     let to = TempDir::new().expect("temp");
     let (up, mut from_receiver) = packets();
-    let list: Vec<_> = (0..600).map(|i| Ok(Packet { stat: stat(&format!("f{i:04}"), 0o644), ..Packet::default() })).collect();
+    let list: Vec<_> =
+        (0..600).map(|i| Ok(Packet { stat: Some(bare(&format!("f{i:04}"), 0o644)), ..Packet::default() })).collect();
     let incoming = Box::pin(futures::stream::iter(list).chain(futures::stream::pending()));
     let dest = to.path().to_owned();
     let task = tokio::spawn(async move { receive(incoming, up, &dest, None, ReceiveOptions::default()).await });
@@ -384,7 +399,9 @@ async fn a_dropped_receipt_ends_its_threads() {
     }
     task.abort();
     // The sinks of all threads are gone once the stream ends.
-    tokio::time::timeout(Duration::from_secs(10), async { while from_receiver.next().await.is_some() {} }).await.expect("ends");
+    tokio::time::timeout(Duration::from_secs(10), async { while from_receiver.next().await.is_some() {} })
+        .await
+        .expect("ends");
 }
 
 #[test]

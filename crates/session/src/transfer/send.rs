@@ -84,7 +84,11 @@ where
                         queue.push([(packet.id, content)]);
                     }
                     PacketType::PacketFin => {
-                        let entries = listed.ok_or_else(|| Error::protocol("the receiver finished before the list did"))?;
+                        let entries = match listed {
+                            Some(entries) => entries,
+                            // It saw the end of the list before we saw the thread's.
+                            None => list.await.unwrap_or(Err(Error::Cancelled))?,
+                        };
                         outgoing.send(vec![fin_packet()]).await?;
                         return Ok(Sent { entries });
                     }

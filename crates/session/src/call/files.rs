@@ -1,0 +1,65 @@
+//! The client's directories.
+
+use crate::{
+    Error, Result, Session,
+    headers::{DIR_NAME, EXCLUDE_PATTERNS, FOLLOW_PATHS, INCLUDE_PATTERNS, put_list},
+    transfer::{Listing, Packet, ReceiveOptions, Received, packets, receive},
+};
+use cooper_fsmatch::FilterSpec;
+use http::uri::PathAndQuery;
+use std::{path::Path, sync::Arc};
+use tonic::{Request, Status, metadata::MetadataMap};
+use tonic_prost::ProstCodec;
+
+const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
+
+/// Which part of which directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SyncRequest {
+    /// The name under which the client offers it.
+    pub name: String,
+    /// What to transfer of it.
+    pub filter: FilterSpec,
+}
+
+impl SyncRequest {
+    fn to_metadata(&self) -> MetadataMap {
+        let mut map = MetadataMap::new();
+        put_list(&mut map, DIR_NAME, std::slice::from_ref(&self.name));
+        put_list(&mut map, INCLUDE_PATTERNS, &self.filter.include);
+        put_list(&mut map, EXCLUDE_PATTERNS, &self.filter.exclude);
+        put_list(&mut map, FOLLOW_PATHS, &self.filter.follow);
+        map
+    }
+}
+
+impl Session {
+    /// Makes `dest` a copy of a directory of the client; see [`receive`] for what `previous` is. When the client
+    /// refuses the directory, [`Error::code`] is `NotFound`.
+    pub async fn sync_dir(
+        &self,
+        request: &SyncRequest,
+        dest: &Path,
+        previous: Option<Arc<Listing>>,
+        options: ReceiveOptions,
+    ) -> Result<Received> {
+        self.require(DIFF_COPY)?;
+        let (sink, outgoing) = packets();
+        let request = Request::from_parts(request.to_metadata(), tonic::Extensions::default(), outgoing);
+        let transfer = async {
+            let mut grpc = self.grpc();
+            grpc.ready().await.map_err(not_ready)?;
+            let codec = ProstCodec::<Packet, Packet>::default();
+            let incoming = grpc.streaming(request, PathAndQuery::from_static(DIFF_COPY), codec).await?.into_inner();
+            receive(incoming, sink, dest, previous, options).await
+        };
+        tokio::select! {
+            outcome = transfer => outcome,
+            () = self.ended().cancelled() => Err(Error::Cancelled),
+        }
+    }
+}
+
+pub(crate) fn not_ready(error: hyper::Error) -> Status {
+    Status::unavailable(format!("the session's connection is gone: {error}"))
+}
