@@ -78,7 +78,7 @@ impl Hierarchies {
             match make_unified(root, &path) {
                 Ok(dir) => group.unified = Some(dir),
                 Err(e) if wanted => {
-                    warnings.push(format!("no cgroup for the step: {}: {e}", root.join(&path).display()))
+                    warnings.push(format!("no cgroup for the step: {}: {e}", root.join(&path).display()));
                 }
                 Err(_) => {}
             }

@@ -1,6 +1,7 @@
 //! The texts of `/etc/hosts` and `/etc/resolv.conf`.
 
 use crate::spec::{DnsConfig, Host, Network};
+use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,7 +17,7 @@ const FALLBACK_V6: [&str; 2] = ["2001:4860:4860::8888", "2001:4860:4860::8844"];
 pub(crate) fn hosts(hostname: &str, extra: &[Host]) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for Host { ip, name } in extra {
-        text += &format!("{ip}\t{name}\n");
+        let _ = writeln!(text, "{ip}\t{name}");
     }
     text
 }
@@ -67,14 +68,14 @@ fn render(host: &str, dns: Option<&DnsConfig>, host_network: bool) -> String {
     let mut text = String::new();
     let search: Vec<String> = list(&dns.search_domains, "search");
     if !search.is_empty() && search != ["."] {
-        text += &format!("search {}\n", search.join(" "));
+        let _ = writeln!(text, "search {}", search.join(" "));
     }
     for server in servers {
-        text += &format!("nameserver {server}\n");
+        let _ = writeln!(text, "nameserver {server}");
     }
     let options: Vec<String> = list(&dns.options, "options");
     if !options.is_empty() {
-        text += &format!("options {}\n", options.join(" "));
+        let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
 }

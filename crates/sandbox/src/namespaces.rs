@@ -72,8 +72,8 @@ fn cgroup_records(state: &Path) -> PathBuf {
 fn sweep(state: &Path) {
     for entry in fs::read_dir(cgroup_records(state)).into_iter().flatten().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        let gone = text.lines().map(|dir| cgroup::remove_stale(Path::new(dir))).fold(true, |all, one| all && one);
-        if gone {
+        let stays = text.lines().filter(|dir| !cgroup::remove_stale(Path::new(dir))).count();
+        if stays == 0 {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -254,8 +254,8 @@ impl<'a> GroupGuard<'a> {
     fn new(host: &Host, id: &str, cgroup: Option<&'a Cgroup>) -> Self {
         let record = cgroup_records(&host.state).join(id);
         if let Some(cgroup) = cgroup {
-            let dirs: String = cgroup.dirs().map(|dir| format!("{}\n", dir.display())).collect();
-            if let Err(error) = fs::write(&record, dirs) {
+            let dirs: Vec<_> = cgroup.dirs().map(|dir| dir.display().to_string()).collect();
+            if let Err(error) = fs::write(&record, dirs.join("\n")) {
                 tracing::warn!(%error, "cannot note a cgroup; it stays if this builder is killed");
             }
         }

@@ -183,8 +183,7 @@ pub(crate) unsafe fn borrowed<'a>(fd: RawFd) -> BorrowedFd<'a> {
 /// Sets and clears `MOUNT_ATTR_*` on a detached or attached mount (and on those below it) and makes it private: what is
 /// mounted below it is seen nowhere else.
 pub(crate) fn set_mount(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
-    let attributes =
-        libc::mount_attr { attr_set: set, attr_clr: clear, propagation: libc::MS_PRIVATE as u64, userns_fd: 0 };
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the descriptor is open, the path is a NUL-terminated literal, and the size is that of the structure.
     let result = unsafe {
         libc::syscall(
@@ -325,14 +324,12 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
             );
             (result == 0).then(|| Reaped { code: info.si_code, status: info.si_status(), usage })
         };
-        match reaped {
-            Some(reaped) => return Ok(reaped),
-            None => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+        if let Some(reaped) = reaped {
+            return Ok(reaped);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Active {
     pub(crate) stack: Vec<SnapshotId>,
     pub(crate) mount: Mount,
     pub(crate) whiteouts: Whiteouts,
+    /// The tree that was cloned, when trees are cloned.
+    pub(crate) base: Option<SnapshotId>,
     /// What must live as long as the active does.
     pub(crate) _pin: Option<Pin>,
 }

@@ -21,10 +21,8 @@ pub enum Error {
     #[error("active snapshot {path} belongs to another snapshotter", path = .0.display())]
     Foreign(PathBuf),
     /// overlayfs was asked for and can't be mounted on this file system.
-    #[error(
-        "overlayfs does not work in {path}: {source}; choose another root directory \
-         (ext4, xfs and btrfs work, another overlay does not) or the native snapshotter"
-    , path = .root.display())]
+    #[error("overlayfs does not work in {}: {source}; choose another root directory (ext4, xfs and btrfs work, \
+             another overlay does not) or the native snapshotter", .root.display())]
     OverlayUnsupported {
         /// The root directory that was tried.
         root: PathBuf,
@@ -43,6 +41,9 @@ pub enum Error {
         /// How many the kernel takes.
         max: usize,
     },
+    /// A tree couldn't be read or written.
+    #[error("{0}")]
+    Tree(#[source] cooper_rooted::Error),
     /// A file operation failed.
     #[error("{action} {path}: {source}", path = .path.display())]
     Io {

@@ -16,8 +16,11 @@
 //! All calls block, and all are fast: none copies file data except on the native implementation.
 
 mod active;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
 mod id;
+mod native;
 mod overlay;
 mod probe;
 mod root_attributes;
@@ -28,6 +31,7 @@ pub use active::{Active, View};
 pub use cooper_mount::{Mount, OverlayUpper};
 pub use error::{Error, Result};
 pub use id::{InvalidSnapshotId, SnapshotId};
+pub use native::Native;
 pub use overlay::{Overlay, OverlayFlavour};
 pub use probe::{Choice, open, probe};
 

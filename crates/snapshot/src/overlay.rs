@@ -96,11 +96,11 @@ impl Snapshotter for Overlay {
             None => Mount::Bind { source: upper.clone(), readonly: false },
         };
         let whiteouts = Whiteouts::Overlay { userxattr: self.userxattr() };
-        Ok(Active { work, layer: upper, stack: stack.to_vec(), mount, whiteouts, _pin: None })
+        Ok(Active { work, layer: upper, stack: stack.to_vec(), mount, whiteouts, base: None, _pin: None })
     }
 
     fn commit(&self, active: Active) -> Result<SnapshotId> {
-        if !active.layer.starts_with(&self.active) {
+        if active.work.dir.parent() != Some(&self.active) {
             return Err(Error::Foreign(active.layer.clone()));
         }
         loop {

@@ -1,7 +1,11 @@
 //! Which implementation works in a directory.
 
-use crate::error::{Error, Result};
-use crate::{Overlay, OverlayFlavour, Snapshotter};
+use crate::error::{At, Error, Result};
+use crate::{Mount, Native, Overlay, OverlayFlavour, OverlayUpper, Snapshotter};
+use cooper_rooted::{Root, mount};
+use rustix::fs::{CWD, FileType, Mode};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -37,7 +41,103 @@ pub fn probe(root: &Path) -> Result<Box<dyn Snapshotter>> {
 
 /// Opens what was chosen. Each kind keeps its own subdirectory of `root`, so that a root which moves between kinds
 /// mixes nothing up.
+///
+/// # Errors
+/// [`Error::OverlayUnsupported`] when overlayfs was asked for by name and doesn't work there.
 pub fn open(root: &Path, choice: Choice) -> Result<Box<dyn Snapshotter>> {
-    let _ = choice;
-    Ok(Box::new(Overlay::open(&root.join(Overlay::KIND), OverlayFlavour::Trusted)?))
+    let native = || Ok(Box::new(Native::open(&root.join(Native::KIND))?) as Box<dyn Snapshotter>);
+    let overlay = |flavour| Ok(Box::new(Overlay::open(&root.join(Overlay::KIND), flavour)?) as Box<dyn Snapshotter>);
+    if choice == Choice::Native {
+        return native();
+    }
+    fs::create_dir_all(root).at("create directory", root)?;
+    match (flavour(root), choice) {
+        (Ok(flavour), _) => overlay(flavour),
+        (Err(source), Choice::Overlay) => Err(Error::OverlayUnsupported { root: root.to_owned(), source }),
+        (Err(reason), _) => {
+            tracing::info!(root = %root.display(), %reason, "overlayfs does not work here, using plain directories");
+            native()
+        }
+    }
+}
+
+/// Tries a real overlay in `root` and says which kind of marker works.
+fn flavour(root: &Path) -> io::Result<OverlayFlavour> {
+    let dir = root.join(format!("probe-{}", std::process::id()));
+    let result = [OverlayFlavour::Trusted, OverlayFlavour::User].into_iter().fold(
+        Err(io::ErrorKind::Other.into()),
+        |found, flavour| {
+            // The first one's reason is the one to tell.
+            found.or_else(|e: io::Error| match attempt(&dir, flavour == OverlayFlavour::User) {
+                Ok(()) => Ok(flavour),
+                Err(reason) => Err(if e.kind() == io::ErrorKind::Other { reason } else { e }),
+            })
+        },
+    );
+    let _ = fs::remove_dir_all(&dir);
+    result
+}
+
+/// Everything that layers need: an upper directory that is written to, deletion, the marker of a deletion made by hand.
+fn attempt(dir: &Path, userxattr: bool) -> io::Result<()> {
+    let _ = fs::remove_dir_all(dir);
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| dir.join(name));
+    for dir in [&lower, &upper, &work] {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(lower.join("deleted"), "")?;
+    fs::write(lower.join("hidden"), "")?;
+    rustix::fs::mknodat(CWD, upper.join("hidden"), FileType::CharacterDevice, Mode::empty(), 0)?;
+    let upper = OverlayUpper { dir: upper, work };
+    let other = |e: cooper_rooted::Error| match e {
+        cooper_rooted::Error::Mount { source, .. } | cooper_rooted::Error::Io { source, .. } => source,
+        e => io::Error::other(e),
+    };
+    let tree = mount::detached(&Mount::Overlay { lower: vec![lower], upper: Some(upper.clone()), userxattr })
+        .map_err(other)?;
+    let tree = Root::from_fd(tree);
+    tree.remove("deleted").map_err(other)?;
+    tree.write("written", b"x", 0o644).map_err(other)?;
+    let hidden = tree.try_lstat("hidden").map_err(other)?;
+    let complete = hidden.is_none() && upper.dir.join("written").is_file();
+    if complete { Ok(()) } else { Err(io::Error::other("an overlay does not show what it should")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_by_name() {
+        for (name, expected) in [("auto", Choice::Auto), ("overlayfs", Choice::Overlay), ("native", Choice::Native)] {
+            assert_eq!(name.parse::<Choice>().unwrap(), expected);
+        }
+        let error = "aufs".parse::<Choice>().unwrap_err().to_string();
+        assert_eq!(error, "unknown snapshotter \"aufs\": expected auto, overlayfs or native");
+    }
+
+    #[test]
+    fn the_best_that_works_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(probe(dir.path()).unwrap().kind(), "overlayfs");
+        assert_eq!(open(dir.path(), Choice::Native).unwrap().kind(), "native");
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(names.iter().all(|n| n == "overlayfs" || n == "native"), "the probe leaves nothing: {names:?}");
+    }
+
+    #[test]
+    fn on_an_overlay_the_native_one_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        let upper = OverlayUpper { dir: path("upper"), work: path("work") };
+        let overlay = Mount::Overlay { lower: vec![path("lower")], upper: Some(upper), userxattr: false };
+        let tree = mount::detached(&overlay).unwrap();
+        let root = format!("/proc/self/fd/{}/root", std::os::fd::AsRawFd::as_raw_fd(&tree));
+        assert_eq!(probe(Path::new(&root)).unwrap().kind(), "native");
+        let error = open(Path::new(&root), Choice::Overlay).err().unwrap().to_string();
+        assert!(error.starts_with("overlayfs does not work in /proc/self/fd/"), "{error}");
+    }
 }

@@ -29,10 +29,10 @@ pub(super) enum Insn {
 
 impl Insn {
     /// As the kernel reads it.
-    pub(super) fn encode(&self) -> libc::sock_filter {
+    pub(super) fn encode(self) -> libc::sock_filter {
         // BPF_LD|BPF_W|BPF_ABS, BPF_JMP|{JA,JEQ,JGE,JSET}|BPF_K, BPF_RET|BPF_K of linux/bpf_common.h; the loads
         // address `struct seccomp_data`, whose arguments are 64 bits wide (both architectures are little-endian).
-        let (code, jt, jf, k) = match *self {
+        let (code, jt, jf, k) = match self {
             Self::LoadNumber => (0x20, 0, 0, 0),
             Self::LoadArch => (0x20, 0, 0, 4),
             Self::LoadArg(n) => (0x20, 0, 0, 16 + 8 * u32::from(n)),

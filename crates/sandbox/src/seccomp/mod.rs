@@ -60,7 +60,7 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// The filter for this machine; assembled once.
 pub(crate) fn filter() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
-    FILTER.get_or_init(|| assemble(&Arch::HERE).iter().map(Insn::encode).collect())
+    FILTER.get_or_init(|| assemble(&Arch::HERE).into_iter().map(Insn::encode).collect())
 }
 
 fn assemble(arches: &[Arch]) -> Vec<Insn> {

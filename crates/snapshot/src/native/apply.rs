@@ -1,0 +1,166 @@
+//! Repeats in one tree what changed between two others.
+
+use cooper_rooted::{Copier, Cursor, DirEntry, Kind, Metadata, Result, Root, Xattrs, clone_entry};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// Changes `target` by what is different in `upper` against `lower` (none: everything in `upper` is new).
+///
+/// Files count as unchanged when all attributes and the modification time are the same, as in every tool of the field.
+pub(super) fn apply(lower: Option<&Root>, upper: &Root, target: &Root) -> Result<()> {
+    Walk {
+        lower: lower.map(Cursor::new).transpose()?,
+        upper: Cursor::new(upper)?,
+        target: Cursor::new(target)?,
+        root: target,
+        copier: Copier::default(),
+        linked: HashMap::new(),
+    }
+    .run()
+}
+
+struct Walk<'a> {
+    lower: Option<Cursor>,
+    upper: Cursor,
+    target: Cursor,
+    root: &'a Root,
+    copier: Copier,
+    /// Where files with several names were put, by device and inode of the original.
+    linked: HashMap<(u64, u64), PathBuf>,
+}
+
+/// A directory whose entries are being compared.
+struct Level {
+    pending: std::vec::IntoIter<DirEntry>,
+    /// Whether the lower tree has this directory, so that its cursor is in it.
+    lower: bool,
+    /// The attributes that the directory in the target gets when it is left.
+    attributes: Option<(Metadata, Xattrs)>,
+}
+
+impl Walk<'_> {
+    fn run(mut self) -> Result<()> {
+        let has_lower = self.lower.is_some();
+        let mut levels = vec![self.enter(has_lower)?];
+        while let Some(level) = levels.last_mut() {
+            let lower = level.lower;
+            if let Some(entry) = level.pending.next() {
+                if let Some(below) = self.entry(&entry, lower)? {
+                    levels.push(below);
+                }
+                continue;
+            }
+            if let Some((stat, xattrs)) = &level.attributes {
+                set_attributes(self.target.dir(), stat, xattrs)?;
+            }
+            levels.pop();
+            if levels.is_empty() {
+                break;
+            }
+            self.upper.up()?;
+            self.target.up()?;
+            if lower && let Some(cursor) = &mut self.lower {
+                cursor.up()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the directory where the cursors are, and deletes from the target what the upper tree has lost.
+    fn enter(&mut self, has_lower: bool) -> Result<Level> {
+        let upper = self.upper.dir();
+        let entries = upper.entries()?;
+        let (stat, xattrs) = (upper.metadata()?, upper.xattrs()?);
+        let mut attributes = Some((stat, xattrs));
+        if let Some(lower) = self.lower.as_ref().filter(|_| has_lower) {
+            let lower = lower.dir();
+            for gone in lower.entries()? {
+                if entries.binary_search_by(|e| e.name.cmp(&gone.name)).is_err() {
+                    self.root.remove_all(self.target.dir().path().join(&gone.name))?;
+                }
+            }
+            let same =
+                attributes.as_ref().map(|(s, x)| Ok((same_attributes(s, &lower.metadata()?), *x == lower.xattrs()?)));
+            if same.transpose()? == Some((true, true)) {
+                attributes = None;
+            }
+        }
+        Ok(Level { pending: entries.into_iter(), lower: has_lower, attributes })
+    }
+
+    /// Handles one entry of the upper tree; a directory is entered.
+    fn entry(&mut self, entry: &DirEntry, has_lower: bool) -> Result<Option<Level>> {
+        let name: &OsStr = &entry.name;
+        let stat = self.upper.dir().stat(name)?;
+        let lower = self.lower.as_ref().filter(|_| has_lower).map(Cursor::dir);
+        let before = lower.map(|dir| dir.try_stat(name)).transpose()?.flatten();
+        if stat.kind != Kind::Dir {
+            if let (Some(dir), Some(before)) = (lower, &before)
+                && unchanged(self.upper.dir(), &stat, dir, before, name)?
+            {
+                return Ok(None);
+            }
+            self.replace(name, &stat)?;
+            return Ok(None);
+        }
+        match self.target.dir().try_stat(name)? {
+            Some(there) if there.is_dir() => {}
+            there => {
+                if there.is_some() {
+                    self.target.dir().unlink(name)?;
+                }
+                self.target.dir().mkdir(name, 0o700)?;
+            }
+        }
+        let has_lower = before.is_some_and(|b| b.is_dir());
+        self.upper.down(name)?;
+        self.target.down(name)?;
+        if has_lower && let Some(lower) = &mut self.lower {
+            lower.down(name)?;
+        }
+        self.enter(has_lower).map(Some)
+    }
+
+    fn replace(&mut self, name: &OsStr, stat: &Metadata) -> Result<()> {
+        let path = self.target.dir().path().join(name);
+        self.root.remove_all(&path)?;
+        if stat.nlink > 1 {
+            if let Some(first) = self.linked.get(&(stat.dev, stat.ino)) {
+                return self.root.hard_link(first, &path);
+            }
+            self.linked.insert((stat.dev, stat.ino), path);
+        }
+        clone_entry(self.upper.dir(), name, self.target.dir(), &OsString::from(name), &mut self.copier)
+    }
+}
+
+fn same_attributes(a: &Metadata, b: &Metadata) -> bool {
+    (a.kind, a.mode, a.uid, a.gid, a.mtime, a.rdev) == (b.kind, b.mode, b.uid, b.gid, b.mtime, b.rdev)
+}
+
+fn unchanged(
+    upper: &cooper_rooted::Dir,
+    after: &Metadata,
+    lower: &cooper_rooted::Dir,
+    before: &Metadata,
+    name: &OsStr,
+) -> Result<bool> {
+    if !same_attributes(after, before) || after.size != before.size {
+        return Ok(false);
+    }
+    if after.kind == Kind::Symlink && upper.read_link(name)? != lower.read_link(name)? {
+        return Ok(false);
+    }
+    Ok(upper.node(name)?.xattrs()? == lower.node(name)?.xattrs()?)
+}
+
+fn set_attributes(dir: &cooper_rooted::Dir, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
+    let node = dir.as_node()?;
+    node.set_owner(stat.uid, stat.gid)?;
+    node.set_mode(stat.mode)?;
+    for (key, value) in xattrs {
+        node.set_xattr(key, value)?;
+    }
+    node.set_mtime(stat.mtime)
+}
