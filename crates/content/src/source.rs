@@ -14,6 +14,7 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// The bytes of `desc` from `offset` to the end, in order. They are not verified: whoever keeps them does that.
+    /// Sources that find blobs by digest serve a descriptor of size 0 too: its size is not known yet.
     async fn stream(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream, SourceError>;
 }
 

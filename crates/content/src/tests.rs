@@ -174,7 +174,7 @@ fn verify_removes_what_is_corrupt() {
 fn a_full_disk_is_told_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     rustix::mount::mount("tmpfs", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), Some(c"size=1m")).unwrap();
-    let result = (|| {
+    let fill = || {
         let store = Store::open(dir.path()).unwrap();
         let mut ingest = store.ingest("big").unwrap();
         let failure = ingest.write_all(&patterned(2 << 20)).unwrap_err();
@@ -183,7 +183,8 @@ fn a_full_disk_is_told_with_its_path() {
         let kept = store.usage().unwrap().partial_bytes;
         let freed = store.discard_partials(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
         (failure, kept, freed, store.put(b"fits").is_ok())
-    })();
+    };
+    let result = fill();
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     let (failure, kept, freed, usable) = result;
     assert_eq!(failure.kind(), io::ErrorKind::StorageFull);

@@ -142,23 +142,23 @@ mod tests {
         Challenge::of(&headers.iter().map(|h| (WWW_AUTHENTICATE, h.parse().unwrap())).collect())
     }
 
-    fn bearer(realm: &str, service: &str, scope: &str) -> Option<Challenge> {
+    fn bearer(realm: &str, service: &str, scope: &str) -> Challenge {
         let scopes = Scopes::parse(scope);
-        Some(Challenge::Bearer { realm: realm.into(), service: service.into(), scopes, error: String::new() })
+        Challenge::Bearer { realm: realm.into(), service: service.into(), scopes, error: String::new() }
     }
 
     #[test]
     fn challenges_in_all_their_spellings() {
         assert_eq!(
             challenge(&[r#"Bearer realm="https://a/t",service="s, x",scope="repository:a/b:pull,push""#]),
-            bearer("https://a/t", "s, x", "repository:a/b:pull,push")
+            Some(bearer("https://a/t", "s, x", "repository:a/b:pull,push"))
         );
         assert_eq!(challenge(&["Basic realm=\"r\""]), Some(Challenge::Basic));
-        assert_eq!(challenge(&["basic realm=r, BEARER realm=u , service = s"]), bearer("u", "s", ""));
-        assert_eq!(challenge(&["Negotiate", "Bearer realm=\"a\\\"b\""]), bearer("a\"b", "", ""));
+        assert_eq!(challenge(&["basic realm=r, BEARER realm=u , service = s"]), Some(bearer("u", "s", "")));
+        assert_eq!(challenge(&["Negotiate", "Bearer realm=\"a\\\"b\""]), Some(bearer("a\"b", "", "")));
         assert_eq!(challenge(&["Negotiate"]), None);
         assert_eq!(challenge(&[]), None);
-        assert_eq!(challenge(&["=,,= \"", "Bearer realm=\"open"]), bearer("open", "", ""));
+        assert_eq!(challenge(&["=,,= \"", "Bearer realm=\"open"]), Some(bearer("open", "", "")));
     }
 
     #[test]

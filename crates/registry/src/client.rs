@@ -130,9 +130,10 @@ impl Client {
 
     /// Where to pull `name` from, the place that served it last first.
     pub(crate) fn places<'a>(&'a self, name: &'a ImageRef) -> Result<Places<'a>, Error> {
-        let places = match self.insecure {
-            true => vec![self.shared.hosts.origin(name.host(), true)],
-            false => self.shared.hosts.pull_places(name.host()),
+        let places = if self.insecure {
+            vec![self.shared.hosts.origin(name.host(), true)]
+        } else {
+            self.shared.hosts.pull_places(name.host())
         };
         let preferred = self.preferred.lock().get(&name.repository()).copied().unwrap_or(0);
         let mut rest = places

@@ -78,7 +78,8 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Auth {
-    auth: String,
+    #[serde(rename = "auth")]
+    encoded: String,
     username: String,
     password: String,
     identitytoken: String,
@@ -144,10 +145,10 @@ impl DockerConfig {
         if !auth.registrytoken.is_empty() {
             return Ok(Credential::RegistryToken(auth.registrytoken.as_str().into()));
         }
-        let (username, secret) = if auth.auth.is_empty() {
+        let (username, secret) = if auth.encoded.is_empty() {
             (auth.username.clone(), auth.password.clone())
         } else {
-            let decoded = STANDARD.decode(auth.auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = STANDARD.decode(auth.encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let pair = decoded.as_deref().and_then(|text| text.trim_end_matches('\0').split_once(':'));
             let (user, secret) =
                 pair.ok_or_else(|| DockerConfigError::Entry { path: self.path.clone(), host: host.to_owned() })?;
@@ -213,9 +214,10 @@ async fn ask_helper(program: &str, host: &str) -> Result<Credential, DockerConfi
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let said = format!("{} {}", text.trim(), String::from_utf8_lossy(&output.stderr).trim());
-        return match said.contains("credentials not found") {
-            true => Ok(Credential::Anonymous),
-            false => Err(fail(said.trim().to_owned())),
+        return if said.contains("credentials not found") {
+            Ok(Credential::Anonymous)
+        } else {
+            Err(fail(said.trim().to_owned()))
         };
     }
     let answer: HelperAnswer =

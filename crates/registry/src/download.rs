@@ -123,13 +123,12 @@ struct BlobAt {
 
 impl BlobAt {
     fn url(&self) -> Result<Url, Error> {
-        match &self.foreign {
-            Some(url) => Ok(url.clone()),
-            None => {
-                let manifest = matches!(self.desc.kind(), MediaType::Index | MediaType::Manifest);
-                let kind = if manifest { "manifests" } else { "blobs" };
-                self.endpoint.url(&self.client.shared, &self.name, kind, self.desc.digest.as_str())
-            }
+        if let Some(url) = &self.foreign {
+            Ok(url.clone())
+        } else {
+            let manifest = matches!(self.desc.kind(), MediaType::Index | MediaType::Manifest);
+            let kind = if manifest { "manifests" } else { "blobs" };
+            self.endpoint.url(&self.client.shared, &self.name, kind, self.desc.digest.as_str())
         }
     }
 
@@ -172,14 +171,13 @@ impl Fetch for BlobAt {
                 _ => *self.redirected.lock() = None,
             }
         }
-        let answer = match answer {
-            Some(answer) => answer,
-            None => {
-                let url = self.url()?;
-                let answer = self.send(url.clone(), &range).await?;
-                self.remember(&url, &answer);
-                answer
-            }
+        let answer = if let Some(answer) = answer {
+            answer
+        } else {
+            let url = self.url()?;
+            let answer = self.send(url.clone(), &range).await?;
+            self.remember(&url, &answer);
+            answer
         };
         let start = match answer.response.status() {
             StatusCode::OK => 0,

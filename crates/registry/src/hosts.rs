@@ -110,10 +110,7 @@ impl HostsConfig {
 
     /// The host itself; `insecure` overrides its table as a push asks for.
     pub(crate) fn origin(&self, host: &str, insecure: bool) -> Place {
-        let scheme = match insecure {
-            true => Scheme::UnverifiedOrHttp,
-            false => self.scheme(host),
-        };
+        let scheme = if insecure { Scheme::UnverifiedOrHttp } else { self.scheme(host) };
         let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
         Place { host: host.to_owned(), prefix: String::new(), scheme, mirrors: None }
     }

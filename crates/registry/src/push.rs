@@ -180,7 +180,7 @@ impl Upload<'_> {
         match answer.response.status() {
             StatusCode::CREATED if mount.is_some() => Ok(Started::Mounted),
             StatusCode::ACCEPTED => {
-                let location = self.location(&answer)?;
+                let location = Self::location(&answer)?;
                 if mount.is_some() {
                     // Not mounted: nothing will be sent to this upload.
                     let cancel = Call::new(Method::DELETE, location.clone(), self.scopes());
@@ -195,7 +195,7 @@ impl Upload<'_> {
     }
 
     /// Where the upload goes on: absolute or relative.
-    fn location(&self, answer: &Answer) -> Result<Url, Error> {
+    fn location(answer: &Answer) -> Result<Url, Error> {
         let text = answer.response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
         let text = text.ok_or_else(|| Error::protocol(&answer.url, "an upload without Location"))?;
         let mut url =
@@ -227,7 +227,8 @@ impl Upload<'_> {
             failures += 1;
             let unauthorized = matches!(&error, Error::Status(x) if x.status == StatusCode::UNAUTHORIZED);
             // A token that expired during the transfer is renewed; every other refusal is final.
-            if !error.is_transient() && !(unauthorized && failures == 1) {
+            let again = error.is_transient() || unauthorized && failures == 1;
+            if !again {
                 return Err(error);
             }
             let Some(pause) = self.client.options().backoff.pause(failures, None) else { return Err(error) };
@@ -248,7 +249,7 @@ impl Upload<'_> {
         let last: u64 = range.strip_prefix("bytes=").unwrap_or(range).strip_prefix("0-")?.parse().ok()?;
         // "0-0" also stands for nothing received.
         let offset = if last == 0 { 0 } else { last + 1 };
-        let location = self.location(&answer).unwrap_or_else(|_| location.clone());
+        let location = Self::location(&answer).unwrap_or_else(|_| location.clone());
         (offset < self.desc.size && offset > 0).then_some((location, offset))
     }
 
@@ -277,7 +278,7 @@ impl Upload<'_> {
         if answer.response.status() != StatusCode::ACCEPTED {
             return Err(self.client.refused(&self.endpoint, &Method::PATCH, answer, &self.reference).await);
         }
-        let location = self.location(&answer)?;
+        let location = Self::location(&answer)?;
         self.finish(location, Payload::Empty).await
     }
 

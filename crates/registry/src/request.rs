@@ -195,13 +195,14 @@ impl Client {
         }
         let sent = request.headers(headers).send();
         let result = match limit {
-            Some(limit) => match timeout(limit, sent).await {
-                Ok(result) => result,
-                Err(_) => {
+            Some(limit) => {
+                if let Ok(result) = timeout(limit, sent).await {
+                    result
+                } else {
                     let reason = format!("no answer within {} s", limit.as_secs());
                     return Err(Error::broken(&call.method, &url, reason));
                 }
-            },
+            }
             None => sent.await,
         };
         match result {
@@ -228,9 +229,10 @@ impl Client {
             None
         };
         let exchange = Box::new(Exchange { method: method.clone(), url, status, code, message, hint });
-        match status == StatusCode::UNAUTHORIZED && matches!(*method, Method::GET | Method::HEAD) {
-            true => Error::Denied { reference: reference.to_owned(), exchange },
-            false => Error::Status(exchange),
+        if status == StatusCode::UNAUTHORIZED && matches!(*method, Method::GET | Method::HEAD) {
+            Error::Denied { reference: reference.to_owned(), exchange }
+        } else {
+            Error::Status(exchange)
         }
     }
 

@@ -53,10 +53,7 @@ pub(crate) async fn blob_stream(
     }
     let options = fetch.client().options();
     let parallel = range.end - range.start > options.parallel_above && options.ranges > 1;
-    let first = match parallel {
-        true => range.start..range.start + options.range.max(1),
-        false => range.clone(),
-    };
+    let first = range.start..if parallel { range.start + options.range.max(1) } else { range.end };
     let body = fetch.get(first.clone()).await?;
     // A server that ignores the range sends everything: take it all from this one response.
     let first = if parallel && body.partial { first } else { range.clone() };
@@ -110,15 +107,14 @@ impl Segments {
         let client = self.fetch.client().clone();
         let options = client.options();
         while self.next < self.end && self.queue.len() < options.ranges.max(1) {
-            let permits = match self.queue.is_empty() {
-                true => None,
-                false => {
-                    let connection = client.limit(self.fetch.host()).try_acquire_owned();
-                    let memory = Arc::clone(&client.shared.ahead).try_acquire_owned();
-                    match (connection, memory) {
-                        (Ok(connection), Ok(memory)) => Some((connection, memory)),
-                        _ => return,
-                    }
+            let permits = if self.queue.is_empty() {
+                None
+            } else {
+                let connection = client.limit(self.fetch.host()).try_acquire_owned();
+                let memory = Arc::clone(&client.shared.ahead).try_acquire_owned();
+                match (connection, memory) {
+                    (Ok(connection), Ok(memory)) => Some((connection, memory)),
+                    _ => return,
                 }
             };
             let range = self.next..(self.next + options.range.max(1)).min(self.end);

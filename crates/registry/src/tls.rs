@@ -62,10 +62,7 @@ fn system_roots() -> &'static RootCertStore {
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HostsError> {
     let certificates: Vec<_> =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| pem(path, "certificate", e))?;
-    match certificates.is_empty() {
-        true => Err(pem(path, "certificate", "no PEM block found")),
-        false => Ok(certificates),
-    }
+    if certificates.is_empty() { Err(pem(path, "certificate", "no PEM block found")) } else { Ok(certificates) }
 }
 
 fn pem(path: &Path, what: &'static str, reason: impl ToString) -> HostsError {

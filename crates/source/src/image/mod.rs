@@ -5,6 +5,8 @@ mod error;
 mod names;
 mod origin;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 pub use error::ImageError;
 pub use names::{NameError, NameFiles, Names};

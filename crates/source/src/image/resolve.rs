@@ -21,7 +21,7 @@ pub enum ResolveMode {
     /// Ask what a tag stands for; what is pinned by digest and present is not asked for.
     #[default]
     Default,
-    /// Ask in any case.
+    /// Ask what a tag stands for, in any case.
     Pull,
     /// Use what the name stood for last, ask only when that is not present.
     Local,
@@ -102,23 +102,23 @@ impl ImageSource {
         let reference = &request.reference;
         let name = reference.clone().with_default_tag().to_string();
         let known = match (request.mode, reference.digest()) {
-            (ResolveMode::Pull, _) | (ResolveMode::Default, None) => None,
+            (ResolveMode::Default | ResolveMode::Pull, None) => None,
+            // A digest stands for one content: asking again tells nothing new.
             (_, Some(digest)) => self.present(digest).await?,
             (ResolveMode::Local, None) => match self.names.get(&name)? {
                 Some(descriptor) if self.present(&descriptor.digest).await?.is_some() => Some(descriptor),
                 _ => None,
             },
         };
-        let root = match known {
-            Some(root) => root,
-            None => {
-                let resolved = client.resolve(reference).await?;
-                if let Some(bytes) = &resolved.bytes {
-                    keep(&self.store, bytes).await?;
-                }
-                self.names.set(&name, &resolved.descriptor)?;
-                resolved.descriptor
+        let root = if let Some(root) = known {
+            root
+        } else {
+            let resolved = client.resolve(reference).await?;
+            if let Some(bytes) = &resolved.bytes {
+                keep(&self.store, bytes).await?;
             }
+            self.names.set(&name, &resolved.descriptor)?;
+            resolved.descriptor
         };
         match &request.checksum {
             Some(expected) if *expected != root.digest => Err(ImageError::Checksum {
