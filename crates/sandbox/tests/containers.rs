@@ -586,6 +586,55 @@ async fn killing_ends_the_whole_tree() {
     assert_eq!(container.kill().await.unwrap().code(), 137, "killing twice is no error");
 }
 
+/// Names the directory in which a copy of this test program plays a builder that gets killed.
+const DOOMED: &str = "COOPER_TEST_DOOMED_BUILDER";
+
+#[tokio::test]
+async fn a_killed_builder_takes_its_containers_along() {
+    let marker = "5512.25";
+    if let Some(dir) = std::env::var_os(DOOMED) {
+        let mut bench = Bench::new();
+        bench.sandbox = Namespaces::open(&Path::new(&dir).join("state")).unwrap();
+        let mut running = Vec::new();
+        for user in ["", "joe"] {
+            let (mut spec, _) = bench.container();
+            spec.resources.pids = Some(100);
+            let process = ProcessSpec { user: user.into(), ..shell(&format!("sleep {marker} & sleep {marker}")) };
+            running.push(bench.start(spec, process, ProcessIo::default()).await);
+        }
+        while processes_with(marker) < 6 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        println!("up");
+        return std::future::pending().await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_builder_takes_its_containers_along", "--nocapture"])
+        .env(DOOMED, dir.path())
+        .env("TMPDIR", dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(builder.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().ends_with("up")));
+    builder.kill().unwrap();
+    builder.wait().unwrap();
+    let begun = Instant::now();
+    while processes_with(marker) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "containers survive");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let records = dir.path().join("state/cgroups");
+    let left: Vec<_> = fs::read_dir(&records)
+        .unwrap()
+        .flat_map(|e| fs::read_to_string(e.unwrap().path()).unwrap().lines().map(PathBuf::from).collect::<Vec<_>>())
+        .collect();
+    Namespaces::open(&dir.path().join("state")).unwrap();
+    assert_eq!(fs::read_dir(&records).unwrap().count(), 0);
+    assert!(left.iter().all(|dir| !dir.exists()), "{left:?}");
+}
+
 #[tokio::test]
 async fn the_end_of_the_first_process_is_the_end_of_all() {
     let bench = Bench::new();

@@ -9,12 +9,15 @@ use std::path::Path;
 /// Opens the implementation on a directory; opening the same directory again is a restart.
 pub type Open<'a> = &'a dyn Fn(&Path) -> Box<dyn Snapshotter>;
 
+/// One thing that must hold, on a directory of its own.
+type Case = fn(&Path, Open<'_>);
+
 /// Runs every case, each on a directory of its own below `scratch`.
 ///
 /// # Panics
 /// When the implementation doesn't conform; the message names the case.
 pub fn check(scratch: &Path, open: Open<'_>) {
-    let cases: [(&str, fn(&Path, Open<'_>)); 10] = [
+    let cases: [(&str, Case); 10] = [
         ("layers stack", layers_stack),
         ("deletions reach through", deletions),
         ("stacks are lists", stacks_are_lists),
@@ -261,7 +264,9 @@ fn removal(dir: &Path, open: Open<'_>) {
 fn hundreds(dir: &Path, open: Open<'_>) {
     let store = open(dir);
     let mut stack = Vec::new();
-    for number in 0..300 {
+    // Cloning whole trees takes a square of the time.
+    let count = if store.prepare(&[]).expect("a prepared snapshot").upper().is_some() { 300 } else { 100 };
+    for number in 0..count {
         let id = {
             let active = store.prepare(&stack).expect("a prepared snapshot");
             let name = active.layer_dir().join(format!("{number:03}"));
@@ -271,11 +276,11 @@ fn hundreds(dir: &Path, open: Open<'_>) {
         stack.push(id);
     }
     let view = store.view(&stack).expect("a view");
-    assert_eq!(listing(&see(view.mount())).len(), 300);
+    assert_eq!(listing(&see(view.mount())).len(), count);
     let active = store.prepare(&stack).expect("a prepared snapshot");
     let root = see(active.mount());
     root.remove("000").expect("a removal");
-    assert_eq!(listing(&root).len(), 299);
+    assert_eq!(listing(&root).len(), count - 1);
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod probe;
 mod root_attributes;
 mod trash;
 mod usage;
+mod uses;
 
 pub use active::{Active, View};
 pub use cooper_mount::{Mount, OverlayUpper};
@@ -68,7 +69,7 @@ pub trait Snapshotter: Send + Sync {
     /// native implementation the whole tree that it was committed as.
     fn layer_dir(&self, id: &SnapshotId) -> Result<PathBuf>;
 
-    /// Removes a layer. Views and actives which are mounted keep working until they are closed; stacks that name the
+    /// Removes a layer. [`View`]s and [`Active`]s that show it keep working until they are dropped; stacks that name the
     /// layer can't be prepared any more. Removing what isn't there is not an error.
     fn remove(&self, id: &SnapshotId) -> Result<()>;
 

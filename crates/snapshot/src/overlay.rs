@@ -1,12 +1,13 @@
 //! overlayfs: a layer is the upper directory that the kernel filled.
 //!
 //! Layout below the root: `layers/<id>/` is a layer's directory itself, `active/<n>/{upper,work}` is uncommitted work,
-//! `trash/` waits for deletion.
+//! `doomed/` names layers that go with their last user, `trash/` waits for deletion.
 
-use crate::active::{Active, View, WorkDir};
+use crate::active::{Active, Pin, View, WorkDir};
 use crate::error::{At, Error, Result};
 use crate::trash::Trash;
 use crate::usage::usage;
+use crate::uses::{UsePin, Uses};
 use crate::{DiffSource, SnapshotId, Snapshotter, Usage, Whiteouts};
 use cooper_mount::{Mount, OverlayUpper};
 use rustix::fs::{CWD, RenameFlags};
@@ -36,6 +37,7 @@ pub struct Overlay {
     empty: PathBuf,
     next: AtomicU64,
     trash: Arc<Trash>,
+    uses: Arc<Uses>,
     flavour: OverlayFlavour,
 }
 
@@ -54,7 +56,8 @@ impl Overlay {
         for entry in fs::read_dir(&active).at("read directory", &active)? {
             trash.throw(&entry.at("read directory", &active)?.path())?;
         }
-        Ok(Self { layers, active, empty, next: AtomicU64::new(0), trash, flavour })
+        let uses = Arc::new(Uses::open(layers.clone(), root.join("doomed"), trash.clone())?);
+        Ok(Self { layers, active, empty, next: AtomicU64::new(0), trash, uses, flavour })
     }
 
     fn userxattr(&self) -> bool {
@@ -72,6 +75,12 @@ impl Overlay {
         }
         stack.iter().map(|id| self.layer_dir(id)).collect()
     }
+
+    /// The directories of a stack, kept for as long as the pin lives.
+    fn pinned(&self, stack: &[SnapshotId]) -> Result<(Vec<PathBuf>, UsePin)> {
+        let pin = self.uses.pin(stack);
+        Ok((self.dirs(stack)?, pin))
+    }
 }
 
 impl Snapshotter for Overlay {
@@ -80,7 +89,7 @@ impl Snapshotter for Overlay {
     }
 
     fn prepare(&self, stack: &[SnapshotId]) -> Result<Active> {
-        let lower = self.dirs(stack)?;
+        let (lower, pin) = self.pinned(stack)?;
         let dir = self.active.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         make_dir(&dir, 0o700)?;
         let work = WorkDir { dir, trash: self.trash.clone() };
@@ -96,7 +105,15 @@ impl Snapshotter for Overlay {
             None => Mount::Bind { source: upper.clone(), readonly: false },
         };
         let whiteouts = Whiteouts::Overlay { userxattr: self.userxattr() };
-        Ok(Active { work, layer: upper, stack: stack.to_vec(), mount, whiteouts, base: None, _pin: None })
+        Ok(Active {
+            work,
+            layer: upper,
+            stack: stack.to_vec(),
+            mount,
+            whiteouts,
+            base: None,
+            _pin: Some(Pin(Box::new(pin))),
+        })
     }
 
     fn commit(&self, active: Active) -> Result<SnapshotId> {
@@ -115,13 +132,13 @@ impl Snapshotter for Overlay {
     }
 
     fn view(&self, stack: &[SnapshotId]) -> Result<View> {
-        let mut lower = self.dirs(stack)?;
+        let (mut lower, pin) = self.pinned(stack)?;
         let mount = match lower.len() {
             0 => Mount::Bind { source: self.empty.clone(), readonly: true },
             1 => Mount::Bind { source: lower.remove(0), readonly: true },
             _ => Mount::Overlay { lower, upper: None, userxattr: self.userxattr() },
         };
-        Ok(View { mount, _pin: None })
+        Ok(View { mount, _pin: Some(Pin(Box::new(pin))) })
     }
 
     fn diff_source(&self, stack: &[SnapshotId]) -> Result<DiffSource> {
@@ -132,11 +149,11 @@ impl Snapshotter for Overlay {
 
     fn layer_dir(&self, id: &SnapshotId) -> Result<PathBuf> {
         let dir = self.dir(id);
-        if dir.is_dir() { Ok(dir) } else { Err(Error::NotFound(id.clone())) }
+        if dir.is_dir() && !self.uses.doomed(id) { Ok(dir) } else { Err(Error::NotFound(id.clone())) }
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<()> {
-        self.trash.throw(&self.dir(id))
+        self.uses.remove(id)
     }
 
     fn usage(&self, id: &SnapshotId) -> Result<Usage> {
@@ -144,7 +161,9 @@ impl Snapshotter for Overlay {
     }
 
     fn list(&self) -> Result<Vec<SnapshotId>> {
-        list_ids(&self.layers)
+        let mut ids = list_ids(&self.layers)?;
+        ids.retain(|id| !self.uses.doomed(id));
+        Ok(ids)
     }
 }
 

@@ -64,16 +64,10 @@ pub fn open(root: &Path, choice: Choice) -> Result<Box<dyn Snapshotter>> {
 /// Tries a real overlay in `root` and says which kind of marker works.
 fn flavour(root: &Path) -> io::Result<OverlayFlavour> {
     let dir = root.join(format!("probe-{}", std::process::id()));
-    let result = [OverlayFlavour::Trusted, OverlayFlavour::User].into_iter().fold(
-        Err(io::ErrorKind::Other.into()),
-        |found, flavour| {
-            // The first one's reason is the one to tell.
-            found.or_else(|e: io::Error| match attempt(&dir, flavour == OverlayFlavour::User) {
-                Ok(()) => Ok(flavour),
-                Err(reason) => Err(if e.kind() == io::ErrorKind::Other { reason } else { e }),
-            })
-        },
-    );
+    let result = attempt(&dir, false).map(|()| OverlayFlavour::Trusted).or_else(|reason| {
+        // The first reason is the one to tell.
+        attempt(&dir, true).map(|()| OverlayFlavour::User).map_err(|_| reason)
+    });
     let _ = fs::remove_dir_all(&dir);
     result
 }
