@@ -16,13 +16,14 @@ use crate::error::{Error, Result};
 
 /// Input of one gzip member. The format's window is 32 KiB, so cutting loses next to nothing.
 const GZIP_BLOCK: usize = 1 << 20;
-/// Input of one zstd frame: the window of level 3.
-const ZSTD_BLOCK: usize = 2 << 20;
+/// Input of one zstd frame: two windows of level 3.
+const ZSTD_BLOCK: usize = 4 << 20;
 /// Pieces in which an uncompressed blob is handed on.
 const PLAIN_BLOCK: usize = 256 * 1024;
 
-/// Levels when none is asked for. Gzip's is where libdeflate compresses as zlib's usual 6 does or better.
-const GZIP_LEVEL: i32 = 6;
+/// Levels when none is asked for. With gzip's, programs come out smaller than by zlib's usual 6 and text 4 % larger, at
+/// twice the speed per thread (`benches/layer.rs`); zstd's is its own default.
+const GZIP_LEVEL: i32 = 4;
 const ZSTD_LEVEL: i32 = 3;
 
 /// How to compress a blob.
@@ -362,10 +363,10 @@ mod tests {
     #[test]
     fn bytes_do_not_depend_on_threads() {
         for compression in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
-            for size in [0, 1, GZIP_BLOCK - 1, GZIP_BLOCK, ZSTD_BLOCK + 1, 5 * ZSTD_BLOCK + 12345] {
+            for size in [0, 1, GZIP_BLOCK - 1, GZIP_BLOCK, 3 * GZIP_BLOCK + 1, ZSTD_BLOCK + 12345] {
                 let content = sample(size);
                 let one = encode(&content, &Encoding { compression, level: None, threads: 1 });
-                for threads in [2, 7, 0] {
+                for threads in [2, 7] {
                     let many = encode(&content, &Encoding { compression, level: None, threads });
                     assert!(one == many, "{compression} {size} {threads}");
                 }
@@ -398,7 +399,7 @@ mod tests {
 
     #[test]
     fn recompressing_keeps_the_diff_id() {
-        let content = sample(2 * ZSTD_BLOCK + 99);
+        let content = sample(ZSTD_BLOCK + 99);
         let (info, blob) = encode(&content, &Encoding::new(Compression::Gzip));
         for to in [Compression::Zstd, Compression::Uncompressed, Compression::Gzip] {
             let mut out = Vec::new();
@@ -437,7 +438,7 @@ mod tests {
                 Ok(())
             }
         }
-        let content = sample(40 * GZIP_BLOCK);
+        let content = sample(16 * GZIP_BLOCK);
         for compression in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
             let encoding = Encoding::new(compression);
             let full = write_blob(|out| out.write_all(&content).map_err(Error::Write), &encoding, Full(1000));

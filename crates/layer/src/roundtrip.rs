@@ -129,7 +129,9 @@ proptest! {
     #[test]
     fn a_tree_survives_the_round_trip(changes in proptest::collection::vec(change(), 0..40)) {
         let ((_a, from), (_b, to)) = (temp(), temp());
-        changes.iter().for_each(|c| c.make(&from));
+        for change in &changes {
+            change.make(&from);
+        }
         let mut blob = Vec::new();
         diff_trees(None, &from, &DiffOptions::default(), &mut blob).unwrap();
         apply(&blob[..], None, &to, &ApplyOptions::default()).unwrap();
@@ -153,11 +155,15 @@ proptest! {
     ) {
         let ((lower_dir, lower), (upper_dir, upper), (work_dir, _), (mine_dir, mine), (work2_dir, _), (_t, tree), (_t2, tree2)) =
             (temp(), temp(), temp(), temp(), temp(), temp(), temp());
-        base.iter().for_each(|c| c.make(&lower));
+        for change in &base {
+            change.make(&lower);
+        }
         clone_tree(&lower, &tree, CloneMode::Copy).unwrap();
         clone_tree(&lower, &tree2, CloneMode::Copy).unwrap();
         let merged = overlay(lower_dir.path(), upper_dir.path(), work_dir.path());
-        changes.iter().for_each(|c| c.make(&merged));
+        for change in &changes {
+            change.make(&merged);
+        }
         let lowers = [lower_dir.path().to_owned()];
 
         let mut blob = Vec::new();

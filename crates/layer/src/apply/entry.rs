@@ -59,7 +59,7 @@ impl<'r> Applier<'r> {
                 Meaning::Meta => return Ok(()),
             }
         }
-        let (real, _) = self.parents.open(parent, &entry.display_name())?;
+        let (real, _) = self.parents.open(parent, entry)?;
         let real = real.join(name);
         self.pending.remove(&real);
         self.parents.touch(&real);
@@ -120,9 +120,8 @@ impl<'r> Applier<'r> {
         real: &Path,
         make: impl Fn(&Dir, &OsStr) -> cooper_rooted::Result<T>,
     ) -> Result<T> {
-        let display = || entry.display_name();
         let name = real.file_name().unwrap_or_default();
-        let (_, dir) = self.parents.open(parent, &display())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         match make(dir, name) {
             Err(e) if is(&e, &[Errno::EXIST]) => {}
             other => return other.map_err(|e| failed(entry, e)),
@@ -138,12 +137,13 @@ impl<'r> Applier<'r> {
             Kind::Symlink => self.parents.close_all(),
             _ => {}
         }
-        let (_, dir) = self.parents.open(parent, &display())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         make(dir, name).map_err(|e| failed(entry, e))
     }
 
     fn file<R: BufRead>(&mut self, entry: &Entry, reader: &mut Reader<R>, parent: &Path, real: &Path) -> Result<()> {
-        let file = self.place(entry, parent, real, |dir, name| dir.create_file(name, 0o600))?;
+        let plain_mode = entry.mode & 0o777;
+        let file = self.place(entry, parent, real, |dir, name| dir.create_file(name, plain_mode))?;
         write_data(entry, reader, &file)?;
         self.size += entry.size;
         let failed = |action| {
@@ -151,9 +151,15 @@ impl<'r> Applier<'r> {
         };
         let (uid, gid) = self.owner(entry);
         let fd = file.as_fd();
+        let is = rustix::fs::fstat(fd).map_err(failed("look at the file"))?;
         // The owner first: changing it clears set-id bits and capabilities. The time last: all else changes it.
-        rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed("set the owner"))?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(failed("set the mode"))?;
+        if (is.st_uid, is.st_gid) != (uid, gid) {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(failed("set the owner"))?;
+        }
+        if is.st_mode & 0o7777 != entry.mode {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(failed("set the mode"))?;
+        }
         for (key, value) in entry.xattrs.iter().filter(|(key, _)| !belongs_to_overlay(key)) {
             let set = |key: &CStr, value: &[u8]| rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty());
             self.xattr(Kind::File, key, set(key, value)).map_err(failed("set an extended attribute"))?;
@@ -163,16 +169,16 @@ impl<'r> Applier<'r> {
 
     fn dir(&mut self, entry: &Entry, parent: &Path, real: &Path) -> Result<()> {
         let name = real.file_name().unwrap_or_default();
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         let mut opaque = false;
-        match dir.mkdir(name, 0o700) {
+        match dir.mkdir(name, entry.mode & 0o777) {
             Ok(()) => {}
             Err(e) if is(&e, &[Errno::EXIST]) => {
                 let was = dir.stat(name).map_err(|e| failed(entry, e))?;
                 if !was.is_dir() {
                     // What was here hid the layers below, and so must what takes its place.
                     dir.unlink(name).map_err(|e| failed(entry, e))?;
-                    dir.mkdir(name, 0o700).map_err(|e| failed(entry, e))?;
+                    dir.mkdir(name, entry.mode & 0o777).map_err(|e| failed(entry, e))?;
                     opaque = self.options.whiteouts.is_overlay();
                     if was.is_symlink() {
                         self.parents.close_all();
@@ -181,15 +187,21 @@ impl<'r> Applier<'r> {
             }
             Err(e) => return Err(failed(entry, e)),
         }
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
-        let node = dir.node(name).map_err(|e| failed(entry, e))?;
-        if self.options.whiteouts == Whiteouts::Delete {
-            Self::drop_other_xattrs(entry, &node)?;
+        let wanted = self.wanted(entry);
+        let (_, dir) = self.parents.open(parent, entry)?;
+        let is = dir.stat(name).map_err(|e| failed(entry, e))?;
+        let delete = self.options.whiteouts == Whiteouts::Delete;
+        // A new directory mostly is as it should be.
+        if opaque || delete || !entry.xattrs.is_empty() || (is.mode, is.uid, is.gid) != wanted {
+            let node = dir.node(name).map_err(|e| failed(entry, e))?;
+            if delete {
+                Self::drop_other_xattrs(entry, &node)?;
+            }
+            if opaque {
+                node.set_xattr(opaque_attribute(self.options.whiteouts), b"y").map_err(|e| failed(entry, e))?;
+            }
+            self.attributes(entry, &node, Kind::Dir)?;
         }
-        if opaque {
-            node.set_xattr(opaque_attribute(self.options.whiteouts), b"y").map_err(|e| failed(entry, e))?;
-        }
-        self.attributes(entry, &node, Kind::Dir)?;
         self.parents.implicit.remove(real);
         self.parents.times.insert(real.to_owned(), entry.mtime);
         Ok(())
@@ -210,14 +222,17 @@ impl<'r> Applier<'r> {
         let target = Path::new(OsStr::from_bytes(&entry.link));
         self.place(entry, parent, real, |dir, name| dir.symlink(target, name))?;
         let owner = self.owner(entry);
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         let name = real.file_name().unwrap_or_default();
-        dir.set_owner(name, owner.0, owner.1).map_err(|e| failed(entry, e))?;
+        let is = dir.stat(name).map_err(|e| failed(entry, e))?;
+        if (is.uid, is.gid) != owner {
+            dir.set_owner(name, owner.0, owner.1).map_err(|e| failed(entry, e))?;
+        }
         if !entry.xattrs.is_empty() {
             let node = dir.node(name).map_err(|e| failed(entry, e))?;
             self.xattrs(entry, &node, Kind::Symlink)?;
         }
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         dir.set_mtime(name, entry.mtime).map_err(|e| failed(entry, e))
     }
 
@@ -264,7 +279,7 @@ impl<'r> Applier<'r> {
             }
             other => other?,
         }
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         let node = dir.node(real.file_name().unwrap_or_default()).map_err(|e| failed(entry, e))?;
         self.attributes(entry, &node, kind)?;
         node.set_mtime(entry.mtime).map_err(|e| failed(entry, e))
@@ -272,7 +287,7 @@ impl<'r> Applier<'r> {
 
     /// Removes what this layer has at a path.
     fn remove(&mut self, entry: &Entry, parent: &Path, real: &Path) -> Result<()> {
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         dir.remove_all(real.file_name().unwrap_or_default()).map_err(|e| failed(entry, e))?;
         self.parents.forget(real);
         self.pending.retain(|path, _| !path.starts_with(real));
@@ -282,14 +297,14 @@ impl<'r> Applier<'r> {
     /// Hides what the layers below have under this name. What this layer has under it stays, wherever in the archive the
     /// whiteout stands.
     fn whiteout(&mut self, entry: &Entry, parent: &Path, hidden: &OsStr) -> Result<()> {
-        let real = self.parents.open(parent, &entry.display_name())?.0.join(hidden);
+        let real = self.parents.open(parent, entry)?.0.join(hidden);
         if self.options.whiteouts == Whiteouts::Delete {
             return self.delete(entry, parent, &real);
         }
         if self.pending.contains_key(&real) {
             return Ok(());
         }
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         match dir.mknod(hidden, Kind::CharDevice, 0, 0) {
             Err(e) if is(&e, &[Errno::EXIST]) => {}
             other => return other.map_err(|e| failed(entry, e)),
@@ -310,7 +325,7 @@ impl<'r> Applier<'r> {
         if self.parents.touched.contains(real) {
             return self.clear_untouched(entry, real);
         }
-        let (_, dir) = self.parents.open(parent, &entry.display_name())?;
+        let (_, dir) = self.parents.open(parent, entry)?;
         let name = real.file_name().unwrap_or_default();
         let removed = dir.try_stat(name).map_err(|e| failed(entry, e))?;
         dir.remove_all(name).map_err(|e| failed(entry, e))?;
@@ -322,7 +337,7 @@ impl<'r> Applier<'r> {
     }
 
     fn opaque(&mut self, entry: &Entry, parent: &Path) -> Result<()> {
-        let real = self.parents.open(parent, &entry.display_name())?.0.to_owned();
+        let real = self.parents.open(parent, entry)?.0.to_owned();
         if self.options.whiteouts == Whiteouts::Delete {
             self.clear_untouched(entry, &real)
         } else {
@@ -362,6 +377,12 @@ impl<'r> Applier<'r> {
 
     fn owner(&self, entry: &Entry) -> (u32, u32) {
         self.options.owner.unwrap_or((entry.uid, entry.gid))
+    }
+
+    /// Mode, owner and group that an entry's object is to have.
+    fn wanted(&self, entry: &Entry) -> (u32, u32, u32) {
+        let (uid, gid) = self.owner(entry);
+        (entry.mode, uid, gid)
     }
 
     /// Owner, mode and extended attributes of anything but a regular file.

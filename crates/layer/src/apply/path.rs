@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::Whiteouts;
 use crate::error::{Error, Result};
+use crate::tar::Entry;
 
 /// Prefix of the names of whiteouts (OCI image spec, layer.md, "Whiteouts").
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -75,7 +76,7 @@ impl<'r> Parents<'r> {
     }
 
     /// The directory at a cleaned path with its real path; made if it is not there.
-    pub fn open(&mut self, path: &Path, entry: &str) -> Result<(&Path, &Dir)> {
+    pub fn open(&mut self, path: &Path, entry: &Entry) -> Result<(&Path, &Dir)> {
         match self.open.iter().rposition(|(given, ..)| given == path) {
             Some(last) if last + 1 == self.open.len() => {}
             Some(index) => {
@@ -95,14 +96,14 @@ impl<'r> Parents<'r> {
         Ok((real, dir))
     }
 
-    fn find(&mut self, path: &Path, entry: &str) -> Result<(PathBuf, Dir)> {
+    fn find(&mut self, path: &Path, entry: &Entry) -> Result<(PathBuf, Dir)> {
+        let failed = |source| Error::Entry { entry: entry.display_name(), source };
         match self.root.open_dir_exact(path) {
             Ok(dir) => return Ok((path.to_owned(), dir)),
             Err(e) if is(&e, &[Errno::NOENT, Errno::LOOP, Errno::NOTDIR]) => {}
-            Err(source) => return Err(Error::Entry { entry: entry.to_owned(), source }),
+            Err(e) => return Err(failed(e)),
         }
         // A link on the way, or something is missing: go by the real path.
-        let failed = |source| Error::Entry { entry: entry.to_owned(), source };
         let real = self.root.resolve(path).map_err(failed)?;
         let mut dir = self.root.open_dir_exact("").map_err(failed)?;
         let mut at = PathBuf::new();
@@ -118,12 +119,12 @@ impl<'r> Parents<'r> {
     }
 
     /// Makes a directory that has no entry, so far.
-    fn make(&mut self, parent: &Dir, name: &OsStr, path: &Path, entry: &str) -> Result<Dir> {
-        let failed = |source| Error::Entry { entry: entry.to_owned(), source };
+    fn make(&mut self, parent: &Dir, name: &OsStr, path: &Path, entry: &Entry) -> Result<Dir> {
+        let failed = |source| Error::Entry { entry: entry.display_name(), source };
         let mut hidden = false;
         if let Some(found) = parent.try_stat(name).map_err(failed)? {
             if !(self.whiteouts.is_overlay() && found.is_whiteout()) {
-                return Err(Error::ParentNotDir { entry: entry.to_owned(), parent: path.to_owned() });
+                return Err(Error::ParentNotDir { entry: entry.display_name(), parent: path.to_owned() });
             }
             parent.unlink(name).map_err(failed)?;
             hidden = true;

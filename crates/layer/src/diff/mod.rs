@@ -74,7 +74,11 @@ mod tests {
         let mut out = String::new();
         while let Some(entry) = reader.next_entry().unwrap() {
             let mut content = Vec::new();
-            reader.read_data::<crate::Error>(&entry, |_, piece| Ok(content.extend_from_slice(piece))).unwrap();
+            let append = |_, piece: &[u8]| {
+                content.extend_from_slice(piece);
+                Ok::<_, crate::Error>(())
+            };
+            reader.read_data(&entry, append).unwrap();
             let kind = match entry.kind {
                 EntryKind::File => "file",
                 EntryKind::Dir => "dir",
@@ -234,6 +238,22 @@ mod tests {
         }
     }
 
+    /// Takes 1 MiB.
+    struct Cut<'a>(&'a mut Vec<u8>);
+
+    impl std::io::Write for Cut<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.0.len() > 1 << 20 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn what_ustar_cannot_hold_goes_into_records() {
         let (_dir, root) = temp();
@@ -246,19 +266,6 @@ mod tests {
         root.set_mtime("link", 9_000_000_000_000_000_000).unwrap();
         let mut blob = Vec::new();
         // The big file is not read to its end: what is wanted is its header.
-        struct Cut<'a>(&'a mut Vec<u8>);
-        impl std::io::Write for Cut<'_> {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                if self.0.len() > 1 << 20 {
-                    return Err(std::io::ErrorKind::StorageFull.into());
-                }
-                self.0.extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
         assert!(diff_trees(None, &root, &DiffOptions::default(), &mut Cut(&mut blob)).is_err());
         assert_eq!(Reader::new(&blob[..]).next_entry().unwrap().unwrap().size, 9 << 30);
         root.remove("big").unwrap();
