@@ -4,11 +4,11 @@ use crate::{
     config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
-    services::{ControlService, Draining, MAX_MESSAGE},
+    services::{ControlService, Draining, GatewayService, MAX_MESSAGE},
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, OpenError, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
-use cooper_wire::control::control_server::ControlServer;
+use cooper_wire::{control::control_server::ControlServer, gateway::llb_bridge_server::LlbBridgeServer};
 use futures::{Stream, StreamExt as _};
 use std::{io, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -136,6 +136,11 @@ impl Daemon {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(
                 ControlServer::new(control)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                LlbBridgeServer::new(GatewayService::new(self.engine.clone()))
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE),
             )

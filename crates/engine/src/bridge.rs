@@ -13,6 +13,7 @@ use crate::{
     tree::Tree,
     worker::ReadTree,
 };
+pub use crate::ref_files::DirQuery;
 use async_trait::async_trait;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};
@@ -202,6 +203,11 @@ impl Bridge {
     /// The engine.
     pub(crate) fn engine(&self) -> &Arc<EngineInner> {
         &self.inner.engine
+    }
+
+    /// What the worker runs, its own platform first.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.inner.engine.worker_info().platforms.clone()
     }
 
     /// Where this build's events go.

@@ -1,11 +1,12 @@
 //! The engine: one root directory, one solver, many builds.
 
 use crate::{
-    bridge::{Bridge, BuildResult, Frontend, FrontendRequest, SolveRequest},
+    bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
     domain::{Build, BuildJob, Chain},
     exporting::{self, ExporterSpec},
+    gateway::Gateway,
     image_names::ImageNames,
     key_store::PersistentKeys,
     layer_store::LayerStore,
@@ -26,6 +27,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -120,7 +122,7 @@ pub struct WorkerInfo {
 struct Running {
     status: Arc<BuildStatus>,
     /// The gateway side of a build whose client is its frontend.
-    bridge: Option<Bridge>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 /// A build, as a client asks for it.
@@ -150,6 +152,9 @@ pub struct BuildResponse {
     /// Image digests and whatever else exporters and frontends say.
     pub metadata: BTreeMap<String, String>,
 }
+
+/// How long a call to the gateway waits for its build.
+const GATEWAY_WAIT: Duration = Duration::from_secs(3);
 
 /// Directories below the root.
 mod layout {
@@ -247,7 +252,7 @@ impl Engine {
         if builds.contains_key(&request.id) {
             return Err(BuildError::refused(format!("job ID {} exists", request.id)));
         }
-        builds.insert(request.id.clone(), Running { status: status.clone(), bridge: None });
+        builds.insert(request.id.clone(), Running { status: status.clone(), gateway: None });
         self.inner.arrived.notify_waiters();
         Ok(Registered { engine: self.inner.clone(), id: request.id.clone(), status })
     }
@@ -260,15 +265,37 @@ impl Engine {
         }
         let data = BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
-        let result = bridge
-            .solve(SolveRequest {
-                definition: request.definition,
-                frontend: request.frontend,
-                request: request.request,
-                evaluate: true,
-            })
-            .await?;
+        let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
+        let result = if driven {
+            self.driven(running, &bridge, request.request).await?
+        } else {
+            bridge
+                .solve(SolveRequest {
+                    definition: request.definition,
+                    frontend: request.frontend,
+                    request: request.request,
+                    evaluate: true,
+                })
+                .await?
+        };
+        let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
+        futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
         self.export(&bridge, result, &request.exporters).await
+    }
+
+    /// Waits while the client builds through the gateway, until it returns a result.
+    async fn driven(
+        &self,
+        running: &Registered,
+        bridge: &Bridge,
+        request: FrontendRequest,
+    ) -> Result<BuildResult, BuildError> {
+        let (gateway, returned) = Gateway::new(bridge.clone(), request.inputs);
+        if let Some(entry) = self.inner.builds.lock().get_mut(&running.id) {
+            entry.gateway = Some(gateway);
+        }
+        self.inner.arrived.notify_waiters();
+        returned.await.unwrap_or_else(|_| Err(BuildError::refused("no result for incomplete build")))
     }
 
     async fn export(
@@ -302,9 +329,22 @@ impl Engine {
         }
     }
 
-    /// The gateway side of a running build.
-    pub fn bridge(&self, id: &str) -> Option<Bridge> {
-        self.inner.builds.lock().get(id)?.bridge.clone()
+    /// The gateway of a running build, waiting a little for it to show up.
+    pub async fn gateway(&self, id: &str) -> Result<Arc<Gateway>, BuildError> {
+        let find = async {
+            loop {
+                let arrived = self.inner.arrived.notified();
+                tokio::pin!(arrived);
+                arrived.as_mut().enable();
+                let found = self.inner.builds.lock().get(id).and_then(|b| b.gateway.clone());
+                if let Some(gateway) = found {
+                    return gateway;
+                }
+                arrived.await;
+            }
+        };
+        let missing = |_| BuildError::new(FailureClass::NotFound, format!("no such job {id}"));
+        tokio::time::timeout(GATEWAY_WAIT, find).await.map_err(missing)
     }
 
     /// The number of builds under way.

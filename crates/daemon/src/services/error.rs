@@ -3,7 +3,7 @@
 //! Details are JSON inside `google.protobuf.Any`; the names are those of the protocol's own clients.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cooper_engine::{BuildError, FailedVertex, FailureClass, SourceRanges};
+use cooper_engine::{BuildError, Detail, FailedVertex, FailureClass, SourceRanges};
 use cooper_wire::rpc;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -34,6 +34,22 @@ pub fn status(error: &BuildError) -> Status {
 /// The protobuf form of the same, for records.
 pub fn record(error: &BuildError) -> rpc::Status {
     rpc::Status::decode(status(error).details()).unwrap_or_default()
+}
+
+/// A failure that came from outside, with its details kept.
+pub fn from_wire(status: rpc::Status) -> BuildError {
+    let class = match Code::from_i32(status.code) {
+        Code::Cancelled => FailureClass::Cancelled,
+        Code::InvalidArgument => FailureClass::InvalidArgument,
+        Code::NotFound => FailureClass::NotFound,
+        Code::AlreadyExists => FailureClass::AlreadyExists,
+        Code::Unimplemented => FailureClass::Unimplemented,
+        Code::Unavailable => FailureClass::Unavailable,
+        Code::Internal => FailureClass::Internal,
+        _ => FailureClass::Unknown,
+    };
+    let details = status.details.into_iter().map(|d| Detail { type_url: d.type_url, value: d.value });
+    BuildError { details: details.collect(), ..BuildError::new(class, status.message) }
 }
 
 fn code(class: FailureClass) -> Code {

@@ -4,9 +4,11 @@
 mod control;
 mod convert;
 mod error;
+mod gateway;
 mod status;
 
 pub use control::{ControlService, Draining};
+pub use gateway::GatewayService;
 
 /// Largest message either way, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;

@@ -1,0 +1,276 @@
+//! `moby.buildkit.v1.frontend.LLBBridge` on the control socket: clients that are their own frontend.
+
+use super::{convert, error};
+use cooper_engine::{
+    BuildError, BuildResult, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
+    bridge::{DirQuery, ResolveOptions, SolveRequest},
+};
+use cooper_llb::caps;
+use cooper_solver::Warning;
+use cooper_wire::gateway::{self as pb, llb_bridge_server::LlbBridge, result::Result as WireRefs};
+use futures::Stream;
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Names the build that a call belongs to.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+/// The service over an engine.
+#[derive(Clone)]
+pub struct GatewayService {
+    engine: Engine,
+}
+
+impl GatewayService {
+    /// Speaks for `engine`.
+    pub fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    async fn build<T>(&self, request: &Request<T>) -> Result<Arc<Gateway>, Status> {
+        let id = request.metadata().get(BUILD_ID).and_then(|v| v.to_str().ok());
+        let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
+        self.engine.gateway(id).await.map_err(|e| error::status(&e))
+    }
+}
+
+fn fail(error: BuildError) -> Status {
+    error::status(&error)
+}
+
+/// The ref of an id that must not be empty.
+fn existing(gateway: &Gateway, id: &str) -> Result<Ref, Status> {
+    gateway.find(id).map_err(fail)?.ok_or_else(|| Status::not_found("no such file: the result is empty"))
+}
+
+fn wire_ref(r: Option<&Ref>) -> pb::Ref {
+    r.map(|r| pb::Ref { id: r.id().to_owned(), def: Some(r.definition().clone()) }).unwrap_or_default()
+}
+
+fn wire_result(result: &BuildResult) -> pb::Result {
+    let refs = match &result.refs {
+        Refs::Empty => None,
+        Refs::Single(r) => Some(WireRefs::Ref(wire_ref(r.as_ref()))),
+        Refs::Map(map) => {
+            let refs = map.iter().map(|(k, r)| (k.clone(), wire_ref(r.as_ref()))).collect();
+            Some(WireRefs::Refs(pb::RefMap { refs }))
+        }
+    };
+    pb::Result { result: refs, metadata: result.metadata.clone(), attestations: BTreeMap::new() }
+}
+
+fn returned(gateway: &Gateway, result: pb::Result) -> Result<BuildResult, BuildError> {
+    let attestations = result.attestations.into_iter().map(|(k, a)| (k, a.attestation)).collect();
+    let (single, map): (Option<String>, BTreeMap<String, String>) = match result.result {
+        None => (None, BTreeMap::new()),
+        Some(WireRefs::RefDeprecated(id)) => (Some(id), BTreeMap::new()),
+        Some(WireRefs::Ref(r)) => (Some(r.id), BTreeMap::new()),
+        Some(WireRefs::RefsDeprecated(map)) => (None, map.refs),
+        Some(WireRefs::Refs(map)) => (None, map.refs.into_iter().map(|(k, r)| (k, r.id)).collect()),
+    };
+    gateway.result(single.as_deref(), map, result.metadata, attestations)
+}
+
+#[tonic::async_trait]
+impl LlbBridge for GatewayService {
+    async fn ping(&self, request: Request<pb::PingRequest>) -> Result<Response<pb::PongResponse>, Status> {
+        self.build(&request).await?;
+        Ok(Response::new(pb::PongResponse {
+            frontend_api_caps: caps::announce(caps::GATEWAY),
+            llb_caps: caps::announce(caps::LLB),
+            workers: vec![convert::worker_record(self.engine.worker_info())],
+        }))
+    }
+
+    async fn resolve_image_config(
+        &self,
+        request: Request<pb::ResolveImageConfigRequest>,
+    ) -> Result<Response<pb::ResolveImageConfigResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let options = ResolveOptions {
+            platform: request.platform.as_ref().map(cooper_llb::platform_from_pb),
+            mode: request.resolve_mode,
+            log_name: Some(request.log_name).filter(|n| !n.is_empty()),
+            layout: (request.resolver_type == 1).then_some((request.session_id, request.store_id)),
+        };
+        let resolved = gateway.bridge().resolve_image_config(&request.r#ref, &options).await.map_err(fail)?;
+        Ok(Response::new(pb::ResolveImageConfigResponse {
+            digest: resolved.digest.to_string(),
+            config: resolved.config,
+            r#ref: resolved.reference,
+        }))
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: Request<pb::ResolveSourceMetaRequest>,
+    ) -> Result<Response<pb::ResolveSourceMetaResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let source = request.source.clone().unwrap_or_default();
+        let log_name = Some(request.log_name).filter(|n| !n.is_empty());
+        let (scheme, rest) = source.identifier.split_once("://").unwrap_or_default();
+        let attr = |key: &str| source.attrs.get(key).cloned().unwrap_or_default();
+        let layout = match scheme {
+            "docker-image" => None,
+            "oci-layout" => Some((attr("oci.session"), attr("oci.store"))),
+            // Everything else has no metadata beyond its identifier.
+            _ => {
+                return Ok(Response::new(pb::ResolveSourceMetaResponse {
+                    source: Some(source),
+                    ..pb::ResolveSourceMetaResponse::default()
+                }));
+            }
+        };
+        let mode = Some(request.resolve_mode).filter(|m| !m.is_empty()).unwrap_or_else(|| attr("image.resolvemode"));
+        let platform = request.platform.as_ref().map(cooper_llb::platform_from_pb);
+        let options = ResolveOptions { platform, mode, log_name, layout };
+        let resolved = gateway.bridge().resolve_image_config(rest, &options).await.map_err(fail)?;
+        Ok(Response::new(pb::ResolveSourceMetaResponse {
+            source: Some(source),
+            image: Some(pb::ResolveSourceImageResponse {
+                digest: resolved.digest.to_string(),
+                config: resolved.config,
+                attestation_chain: None,
+            }),
+            git: None,
+            http: None,
+        }))
+    }
+
+    async fn solve(&self, request: Request<pb::SolveRequest>) -> Result<Response<pb::SolveResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let inline = request.allow_result_return;
+        let result = gateway
+            .bridge()
+            .solve(SolveRequest {
+                definition: request.definition,
+                frontend: request.frontend,
+                request: FrontendRequest { opts: request.frontend_opt, inputs: request.frontend_inputs },
+                evaluate: request.evaluate,
+            })
+            .await
+            .map_err(fail)?;
+        gateway.remember(&result);
+        if request.r#final {
+            gateway.finish(Ok(result.clone())).map_err(fail)?;
+        }
+        let single = match &result.refs {
+            Refs::Single(Some(r)) if !inline => r.id().to_owned(),
+            _ => String::new(),
+        };
+        Ok(Response::new(pb::SolveResponse { r#ref: single, result: inline.then(|| wire_result(&result)) }))
+    }
+
+    async fn read_file(&self, request: Request<pb::ReadFileRequest>) -> Result<Response<pb::ReadFileResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let range = request.range.map(|r| (u64::try_from(r.offset).unwrap_or(0), u64::try_from(r.length).unwrap_or(0)));
+        let data = existing(&gateway, &request.r#ref)?.read_range(&request.file_path, range).await.map_err(fail)?;
+        Ok(Response::new(pb::ReadFileResponse { data }))
+    }
+
+    async fn read_dir(&self, request: Request<pb::ReadDirRequest>) -> Result<Response<pb::ReadDirResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let query = DirQuery { path: request.dir_path, include: request.include_pattern };
+        let entries = existing(&gateway, &request.r#ref)?.read_dir(query).await.map_err(fail)?;
+        Ok(Response::new(pb::ReadDirResponse { entries }))
+    }
+
+    async fn stat_file(&self, request: Request<pb::StatFileRequest>) -> Result<Response<pb::StatFileResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let stat = existing(&gateway, &request.r#ref)?.stat(&request.path).await.map_err(fail)?;
+        Ok(Response::new(pb::StatFileResponse { stat: Some(stat) }))
+    }
+
+    async fn evaluate(&self, request: Request<pb::EvaluateRequest>) -> Result<Response<pb::EvaluateResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        if let Some(r) = gateway.find(&request.into_inner().r#ref).map_err(fail)? {
+            r.evaluate().await.map_err(fail)?;
+        }
+        Ok(Response::new(pb::EvaluateResponse {}))
+    }
+
+    async fn r#return(&self, request: Request<pb::ReturnRequest>) -> Result<Response<pb::ReturnResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let outcome = match request.error {
+            Some(status) => Err(error::from_wire(status)),
+            None => returned(&gateway, request.result.unwrap_or_default()),
+        };
+        gateway.finish(outcome).map_err(fail)?;
+        Ok(Response::new(pb::ReturnResponse {}))
+    }
+
+    async fn inputs(&self, request: Request<pb::InputsRequest>) -> Result<Response<pb::InputsResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        Ok(Response::new(pb::InputsResponse { definitions: gateway.inputs().clone() }))
+    }
+
+    async fn warn(&self, request: Request<pb::WarnRequest>) -> Result<Response<pb::WarnResponse>, Status> {
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let warning = Warning {
+            level: request.level as i32,
+            short: text(request.short),
+            detail: request.detail.into_iter().map(text).collect(),
+            url: request.url,
+        };
+        let source = request.info.map(|info| SourceRanges { info, ranges: request.ranges });
+        gateway.bridge().warn(&request.digest, warning, source);
+        Ok(Response::new(pb::WarnResponse {}))
+    }
+
+    async fn new_container(
+        &self,
+        _: Request<pb::NewContainerRequest>,
+    ) -> Result<Response<pb::NewContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn release_container(
+        &self,
+        _: Request<pb::ReleaseContainerRequest>,
+    ) -> Result<Response<pb::ReleaseContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<pb::ExecMessage, Status>> + Send>>;
+
+    async fn exec_process(
+        &self,
+        _: Request<Streaming<pb::ExecMessage>>,
+    ) -> Result<Response<Self::ExecProcessStream>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_file_container(
+        &self,
+        _: Request<pb::ReadFileRequest>,
+    ) -> Result<Response<pb::ReadFileResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_dir_container(
+        &self,
+        _: Request<pb::ReadDirRequest>,
+    ) -> Result<Response<pb::ReadDirResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn stat_file_container(
+        &self,
+        _: Request<pb::StatFileRequest>,
+    ) -> Result<Response<pb::StatFileResponse>, Status> {
+        Err(no_containers())
+    }
+}
+
+fn no_containers() -> Status {
+    Status::unimplemented("containers through the gateway are not supported")
+}
