@@ -1,0 +1,227 @@
+//! `index.json` of an OCI layout on the client's side: looking tags up, adding manifests, sweeping blobs.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Map, Value, json};
+
+use crate::error::{CliError, Result};
+
+const IMAGE_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// A layout's directory. Documents are kept as JSON values, so that what others wrote there survives.
+pub struct OciIndex {
+    dir: PathBuf,
+}
+
+/// How a manifest is called in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Label {
+    /// A full image name; its tag is recorded beside it.
+    Name(String),
+    /// A tag alone.
+    Tag(String),
+}
+
+impl OciIndex {
+    /// The layout at a directory, which need not exist yet.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The digest that a name or tag stands for.
+    pub fn find(&self, wanted: &str) -> io::Result<Option<String>> {
+        let index = self.read()?;
+        let manifests = index["manifests"].as_array().cloned().unwrap_or_default();
+        let by = |key: &str| manifests.iter().find(|manifest| manifest["annotations"][key] == wanted);
+        Ok(by(IMAGE_NAME).or_else(|| by(REF_NAME)).and_then(|m| m["digest"].as_str()).map(str::to_owned))
+    }
+
+    /// The file of a blob; `None` for what is not a digest.
+    pub fn blob(&self, digest: &str) -> Option<PathBuf> {
+        let (algorithm, hex) = digest.split_once(':')?;
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (plain(algorithm) && plain(hex)).then(|| self.dir.join("blobs").join(algorithm).join(hex))
+    }
+
+    /// Adds a descriptor under the labels, each of which it takes away from whatever had it.
+    pub fn add(&self, descriptor: &Value, labels: &[Label]) -> Result<()> {
+        let _lock = self.lock()?;
+        let layout = self.dir.join("oci-layout");
+        fs::write(&layout, json!({"imageLayoutVersion": "1.0.0"}).to_string())
+            .map_err(CliError::file("cannot write", &layout))?;
+        let mut index = match self.read() {
+            Ok(index) => index,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
+            Err(error) => return Err(CliError::file("cannot read", self.index_path())(error)),
+        };
+        if !index.is_object() {
+            index = json!({});
+        }
+        for (key, default) in [
+            ("schemaVersion", json!(2)),
+            ("mediaType", json!("application/vnd.oci.image.index.v1+json")),
+            ("manifests", json!([])),
+        ] {
+            if index[key].is_null() {
+                index[key] = default;
+            }
+        }
+        if let Some(manifests) = index["manifests"].as_array_mut() {
+            for label in labels {
+                insert(manifests, descriptor, label);
+            }
+        }
+        self.write(&index)
+    }
+
+    /// Removes blobs that no manifest of the index reaches.
+    pub fn sweep(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        let fault = |path: &Path| CliError::file("cannot sweep", path.to_owned());
+        let index = self.read().map_err(fault(&self.dir))?;
+        let mut reachable = HashSet::new();
+        self.reach(&index, &mut reachable);
+        let blobs = self.dir.join("blobs");
+        for algorithm in fs::read_dir(&blobs).map_err(fault(&blobs))?.flatten() {
+            for blob in fs::read_dir(algorithm.path()).map_err(fault(&algorithm.path()))?.flatten() {
+                let name = format!("{}:{}", algorithm.file_name().display(), blob.file_name().display());
+                if !reachable.contains(&name) {
+                    fs::remove_file(blob.path()).map_err(fault(&blob.path()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reach(&self, document: &Value, reachable: &mut HashSet<String>) {
+        let lists = ["manifests", "layers"].into_iter().filter_map(|key| document[key].as_array()).flatten();
+        for descriptor in lists.chain(document.get("config")) {
+            let Some(digest) = descriptor["digest"].as_str() else { continue };
+            let kind = descriptor["mediaType"].as_str().unwrap_or_default();
+            let is_document = ["index", "manifest"].iter().any(|word| kind.contains(word));
+            if reachable.insert(digest.to_owned())
+                && is_document
+                && let Some(text) = self.blob(digest).and_then(|path| fs::read(path).ok())
+                && let Ok(inner) = serde_json::from_slice(&text)
+            {
+                self.reach(&inner, reachable);
+            }
+        }
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.dir.join("index.json")
+    }
+
+    fn read(&self) -> io::Result<Value> {
+        let text = fs::read(self.index_path())?;
+        if text.is_empty() { Ok(json!({})) } else { serde_json::from_slice(&text).map_err(io::Error::from) }
+    }
+
+    fn write(&self, index: &Value) -> Result<()> {
+        let path = self.index_path();
+        super::metadata::write_atomically(&path, index.to_string().as_bytes())
+    }
+
+    fn lock(&self) -> Result<IndexLock> {
+        let path = self.dir.join("index.json.lock");
+        fs::create_dir_all(&self.dir).map_err(CliError::file("cannot create", &self.dir))?;
+        let file = File::create(&path).map_err(CliError::file("could not lock", &path))?;
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(|errno| CliError::file("could not lock", &path)(errno.into()))?;
+        Ok(IndexLock { path, _file: file })
+    }
+}
+
+struct IndexLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for IndexLock {
+    fn drop(&mut self) {
+        // Other tools of the layout take a leftover lock file as it is; removing it only tidies up.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn insert(manifests: &mut Vec<Value>, descriptor: &Value, label: &Label) {
+    let (name, tag) = match label {
+        Label::Tag(tag) => (None, tag.clone()),
+        Label::Name(name) => (Some(name.clone()), tag_of(name)),
+    };
+    let same = |manifest: &Value| {
+        let annotations = &manifest["annotations"];
+        annotations[REF_NAME] == tag.as_str() && annotations[IMAGE_NAME].as_str() == name.as_deref()
+    };
+    manifests.retain(|manifest| !same(manifest));
+    let mut descriptor = descriptor.clone();
+    let annotations = descriptor["annotations"].as_object().cloned().unwrap_or_else(Map::new);
+    let mut annotations: Map<String, Value> = annotations;
+    annotations.insert(REF_NAME.into(), json!(tag));
+    annotations.extend(name.map(|name| (IMAGE_NAME.to_owned(), json!(name))));
+    descriptor["annotations"] = Value::Object(annotations);
+    manifests.push(descriptor);
+}
+
+/// What follows the repository: the tag, or `tag@digest`, or `@digest` without its sign.
+fn tag_of(name: &str) -> String {
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let end = name[last..].find([':', '@']).map(|offset| last + offset + 1);
+    end.map_or_else(String::new, |start| name[start..].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_move_to_the_newest_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = OciIndex::at(dir.path());
+        let descriptor =
+            |digest: &str| json!({"mediaType": "m", "digest": digest, "size": 1, "annotations": {"k": "v"}});
+        index.add(&descriptor("sha256:a"), &[Label::Tag("latest".into())]).unwrap();
+        let name = Label::Name("docker.io/library/x:1".into());
+        index.add(&descriptor("sha256:b"), &[Label::Tag("latest".into()), name]).unwrap();
+        assert_eq!(index.find("latest").unwrap().as_deref(), Some("sha256:b"));
+        assert_eq!(index.find("docker.io/library/x:1").unwrap().as_deref(), Some("sha256:b"));
+        assert_eq!(index.find("1").unwrap().as_deref(), Some("sha256:b"));
+        assert_eq!(index.find("2").unwrap(), None);
+        insta::assert_snapshot!(fs::read_to_string(dir.path().join("index.json")).unwrap());
+        assert!(!dir.path().join("index.json.lock").exists());
+        assert!(dir.path().join("oci-layout").exists());
+    }
+
+    #[test]
+    fn sweeping_keeps_what_is_reachable() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = dir.path().join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let manifest =
+            json!({"config": {"digest": "sha256:c", "mediaType": "config"}, "layers": [{"digest": "sha256:l"}]});
+        for (name, text) in [("m", manifest.to_string()), ("c", "{}".into()), ("l", "x".into()), ("old", "y".into())] {
+            fs::write(blobs.join(name), text).unwrap();
+        }
+        let index = OciIndex::at(dir.path());
+        let descriptor =
+            json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:m", "size": 1});
+        index.add(&descriptor, &[Label::Tag("latest".into())]).unwrap();
+        index.sweep().unwrap();
+        let mut left: Vec<_> = fs::read_dir(&blobs).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["c", "l", "m"]);
+    }
+
+    #[test]
+    fn tags_of_names() {
+        for (name, tag) in [("h:5000/a/b:1", "1"), ("a@sha256:x", "sha256:x"), ("a/b", ""), ("h:5000/a", "")] {
+            assert_eq!(tag_of(name), tag, "{name}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! `cooper build`: `docker build`'s flags on the protocol.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use cooper_wire::control::VertexWarning;
+
+use super::flags::{FrontendFlags, frontend_attrs};
+use super::outputs::{OutputFlags, exports};
+use super::{EmbeddedFlags, GlobalFlags, context, named_context};
+use crate::client::build::{self, Build, Outcome};
+use crate::client::interrupt::Interrupt;
+use crate::client::output::{Destination, surroundings};
+use crate::client::pairs::{self, process_env};
+use crate::client::{cache, metadata, random_id, secret, ssh};
+use crate::error::{CliError, Result, print};
+use crate::progress::{Mode, Progress, Stream};
+
+/// Flags.
+#[derive(Debug, Args)]
+pub struct BuildFlags {
+    /// Build context: a directory, a Git or HTTP(S) URL, or `-` for a tar or a Dockerfile on standard input
+    #[arg(value_name = "PATH | URL | -", default_value = ".")]
+    context: String,
+    #[command(flatten)]
+    output: OutputFlags,
+    #[command(flatten)]
+    frontend: FrontendFlags,
+    /// Name of the Dockerfile (default: PATH/Dockerfile), or `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<String>,
+    /// Additional build contexts (e.g. name=path, name=docker-image://alpine)
+    #[arg(long, value_name = "NAME=VALUE")]
+    build_context: Vec<String>,
+    /// Secret to expose to the build: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "SPEC")]
+    secret: Vec<String>,
+    /// SSH agent socket or keys to expose to the build: default|ID[=SOCKET|KEY[,KEY]]
+    #[arg(long, value_name = "SPEC")]
+    ssh: Vec<String>,
+    /// Allow extra privileged entitlement: network.host, security.insecure, device[=NAME]
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// External cache sources (e.g. user/app:cache, type=local,src=DIR)
+    #[arg(long, value_name = "SPEC")]
+    cache_from: Vec<String>,
+    /// Cache export destinations (e.g. user/app:cache, type=local,dest=DIR)
+    #[arg(long, value_name = "SPEC")]
+    cache_to: Vec<String>,
+    /// Frontend to build with
+    #[arg(long, value_name = "NAME", default_value = "dockerfile.v0", hide = true)]
+    frontend_name: String,
+    /// Type of progress output: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true)]
+    progress: String,
+    /// Suppress the build output and print the image's digest on success
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write build result metadata to a file as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
+    /// Write the image's digest to a file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Ask the Dockerfile instead of building it: check, outline, targets
+    #[arg(long, value_name = "METHOD", default_value = "build", hide_default_value = true)]
+    call: String,
+    /// Shorthand for --call=check
+    #[arg(long)]
+    check: bool,
+    /// Accepted and ignored: intermediate containers are always removed
+    #[arg(long, hide = true)]
+    rm: bool,
+    /// Accepted and ignored
+    #[arg(long, hide = true)]
+    force_rm: bool,
+    #[command(flatten)]
+    engine: EmbeddedFlags,
+}
+
+/// Runs it.
+pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
+    let mode = if flags.quiet { "quiet" } else { &flags.progress };
+    let mode = Mode::parse(mode, process_env("BUILDKIT_PROGRESS").as_deref(), Stream::Stderr.is_terminal())
+        .map_err(|error| CliError::Usage(error.to_string()))?;
+    let (build, _context) = request(&flags)?;
+    let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
+    let subrequest = build.subrequest;
+
+    let channel = global.connect(&flags.engine, &build.entitlements).await?;
+    let interrupt = Interrupt::install()?;
+    let progress = Progress::start(mode, Stream::Stderr, Vec::new());
+    let outcome = build::run(channel, build, progress, interrupt).await?;
+
+    if subrequest {
+        return answer(&outcome);
+    }
+    if !matches!(mode, Mode::Quiet | Mode::RawJson) {
+        tell_warnings(&outcome.warnings);
+    }
+    if let Some(path) = &flags.metadata_file {
+        metadata::write_file(path, &metadata::document(&outcome.response))?;
+    }
+    let digest = metadata::image_id(&outcome.response);
+    if let (Some(path), Some(digest)) = (&flags.iidfile, digest) {
+        metadata::write_atomically(path, digest.as_bytes())?;
+    }
+    match digest {
+        Some(digest) if flags.quiet => print(&format!("{digest}\n")),
+        Some(digest) if kept && mode != Mode::RawJson => {
+            let names = outcome.response.get("image.name").map_or("", String::as_str);
+            tell_image(names, digest);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tell_image(names: &str, digest: &str) {
+    let names = names.split(',').filter(|name| !name.is_empty());
+    let mut named = false;
+    for name in names {
+        eprintln!("image {name}@{digest}");
+        named = true;
+    }
+    if !named {
+        eprintln!("image {digest} (no name; give it one with -t)");
+    }
+}
+
+fn tell_warnings(warnings: &[VertexWarning]) {
+    if warnings.is_empty() {
+        return;
+    }
+    let (yellow, reset) = if std::io::stderr().is_terminal() && process_env("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        ("\x1b[33m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let plural = if warnings.len() == 1 { "" } else { "s" };
+    eprintln!("\n{yellow}{} warning{plural} found:{reset}", warnings.len());
+    for warning in warnings {
+        eprintln!(" - {}", String::from_utf8_lossy(&warning.short));
+    }
+}
+
+/// A subrequest's text, and its verdict as the exit code.
+fn answer(outcome: &Outcome) -> Result<()> {
+    crate::buildctl::print_result(&outcome.metadata)?;
+    let status = outcome.metadata.get("result.statuscode").map(|code| String::from_utf8_lossy(code).into_owned());
+    match status.as_deref().map(str::trim) {
+        None | Some("" | "0") => Ok(()),
+        Some(code) => Err(CliError::Exit(code.parse().unwrap_or(1))),
+    }
+}
+
+fn request(flags: &BuildFlags) -> Result<(Build, context::Context)> {
+    let mut attrs = frontend_attrs(&flags.frontend, &process_env)?;
+    let mut entitlements = pairs::entitlements(&flags.allow)?;
+    if flags.frontend.uses_host_network() && !entitlements.iter().any(|name| name == "network.host") {
+        entitlements.push("network.host".into());
+    }
+    let method = if flags.check { "check" } else { &flags.call };
+    let requestid = match method {
+        "build" | "" => None,
+        "check" | "lint" => Some("frontend.lint"),
+        "outline" => Some("frontend.outline"),
+        "targets" => Some("frontend.targets"),
+        "subrequests.describe" => Some("frontend.subrequests.describe"),
+        other => {
+            return Err(CliError::Usage(format!(
+                "unknown --call method {other:?}, expected build, check, outline, targets or subrequests.describe"
+            )));
+        }
+    };
+    if let Some(id) = requestid {
+        attrs.insert("requestid".into(), id.into());
+        attrs.insert("frontend.caps".into(), "moby.buildkit.frontend.subrequests".into());
+    }
+    let context = context::resolve(&flags.context, flags.file.as_deref(), context::stdin())?;
+    attrs.extend(context.attrs.clone());
+    let mut locals = context.locals.clone();
+    let named = named_context::resolve(&flags.build_context)?;
+    attrs.extend(named.attrs);
+    locals.extend(named.locals);
+
+    let build = Build {
+        ref_id: random_id(),
+        frontend: flags.frontend_name.clone(),
+        attrs,
+        exports: if requestid.is_some() { Vec::new() } else { exports(&flags.output, &surroundings())? },
+        locals,
+        layouts: named.layouts,
+        cache_exports: cache::parse_exports(&flags.cache_to, "--cache-to", &process_env)?,
+        cache_imports: cache::parse_imports(&flags.cache_from, "--cache-from", &process_env)?,
+        secrets: secret::parse_all(&flags.secret, &process_env)?,
+        ssh: ssh::parse_all(&flags.ssh)?,
+        entitlements,
+        upload: context.upload.clone(),
+        shared_key: context.shared_key(),
+        subrequest: requestid.is_some(),
+        ..Build::default()
+    };
+    Ok((build, context))
+}

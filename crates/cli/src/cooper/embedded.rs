@@ -1,0 +1,99 @@
+//! The engine in this process: where its state is, what it may do, and how the client reaches it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cooper_daemon::config::{DaemonConfig, Defaults, in_user_namespace, load};
+use cooper_daemon::{Daemon, lock};
+
+use super::EmbeddedFlags;
+use crate::client::connect::{BoxedIo, Connector};
+use crate::client::pairs::process_env;
+use crate::error::{CliError, Result};
+
+/// Starts the engine and returns the way to it. It lives as long as the connector does.
+pub fn start(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Connector> {
+    let mut config = configuration(flags, entitlements)?;
+    let root = config.root.take().unwrap_or_default();
+    config.root = Some(lock::absolute(&root).map_err(CliError::file("cannot use the state directory", &root))?);
+    // Nobody can connect from outside; this only tells the next process who holds the directory.
+    config.grpc.address = vec!["a build in this process".into()];
+    let daemon = Arc::new(Daemon::open(config, crate::daemon::frontends(), None)?);
+    Ok(Arc::new(move || {
+        let connection = daemon.connect();
+        Box::pin(async move { Ok(Box::new(connection) as BoxedIo) })
+    }))
+}
+
+fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<DaemonConfig> {
+    let places = Places::of_process();
+    let file = flags.config.clone().unwrap_or_else(|| places.config.clone());
+    let loaded = load(&file)?;
+    for warning in &loaded.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    let mut config = loaded.config;
+    config.root = flags.root.clone().or(config.root).or(Some(places.root));
+    // Whoever runs the engine may allow what the build asks for.
+    for entitlement in entitlements {
+        let kind = entitlement.split('=').next().unwrap_or_default().to_owned();
+        if !config.entitlements.contains(&kind) {
+            config.entitlements.push(kind);
+        }
+    }
+    config.worker.oci.rootless |= in_user_namespace();
+    config.complete(&Defaults::of_process())?;
+    Ok(config)
+}
+
+struct Places {
+    root: PathBuf,
+    config: PathBuf,
+}
+
+impl Places {
+    fn of_process() -> Self {
+        let root = rustix::process::geteuid().is_root() && !in_user_namespace();
+        Self::new(root, process_env)
+    }
+
+    fn new(root: bool, env: impl Fn(&str) -> Option<String>) -> Self {
+        let system = Self { root: "/var/lib/cooperage".into(), config: "/etc/cooperage/cooper.toml".into() };
+        if root {
+            return system;
+        }
+        let home = || env("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let xdg = |name: &str, below_home: &str| {
+            let given = env(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+            given.or_else(|| home().map(|home| home.join(below_home)))
+        };
+        Self {
+            root: xdg("XDG_DATA_HOME", ".local/share").map_or(system.root, |dir| dir.join("cooperage")),
+            config: xdg("XDG_CONFIG_HOME", ".config").map_or(system.config, |dir| dir.join("cooperage/cooper.toml")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let env = |name: &str| (name == "HOME").then(|| "/home/u".to_owned());
+        assert_eq!(Places::new(true, env).root, PathBuf::from("/var/lib/cooperage"));
+        assert_eq!(Places::new(false, env).root, PathBuf::from("/home/u/.local/share/cooperage"));
+        assert_eq!(Places::new(false, env).config, PathBuf::from("/home/u/.config/cooperage/cooper.toml"));
+        let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| "/data".to_owned());
+        assert_eq!(Places::new(false, xdg).root, PathBuf::from("/data/cooperage"));
+    }
+
+    #[test]
+    fn entitlements_asked_for_are_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = EmbeddedFlags { root: Some(dir.path().into()), config: Some(dir.path().join("none.toml")) };
+        let config = configuration(&flags, &["network.host".into(), "device=a".into()]).unwrap();
+        assert_eq!(config.entitlements, ["network.host", "device"]);
+        assert_eq!(config.root.as_deref(), Some(dir.path()));
+    }
+}

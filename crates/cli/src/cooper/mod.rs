@@ -1,0 +1,168 @@
+//! `cooper`: the commands under the project's own name.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use tonic::transport::Channel;
+
+use crate::client::connect::{Endpoint, TlsFiles, connect};
+use crate::client::pairs::process_env;
+use crate::commands::{du, info, prune, workers};
+use crate::daemon::DaemonCommand;
+use crate::error::{CliError, Result, print};
+use crate::program::Program;
+use crate::{block_on, daemon, parse};
+
+mod build;
+mod context;
+mod embedded;
+mod flags;
+mod named_context;
+mod outputs;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cooper",
+    about = "Builds container images, with or without a daemon",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    after_help = "Without --addr, COOPER_HOST and BUILDKIT_HOST, builds run in this process; nothing needs to be started."
+)]
+struct Cooper {
+    /// Print the version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: (),
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which engine to use.
+#[derive(Debug, Args)]
+pub struct GlobalFlags {
+    /// Use the daemon at this address (unix://, tcp://, ssh://, docker-container://, kube-pod://, …)
+    /// [env: COOPER_HOST, BUILDKIT_HOST]
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Engine")]
+    addr: Option<String>,
+    /// Server name expected in the daemon's certificate
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Engine")]
+    tlsservername: Option<String>,
+    /// CA certificate of the daemon
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Engine")]
+    tlscacert: Option<PathBuf>,
+    /// Client certificate
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Engine")]
+    tlscert: Option<PathBuf>,
+    /// Client key
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Engine")]
+    tlskey: Option<PathBuf>,
+}
+
+/// Settings of the engine in this process; they have no meaning for a remote daemon.
+#[derive(Debug, Default, Args)]
+pub struct EmbeddedFlags {
+    /// State directory of the engine in this process
+    /// [default: /var/lib/cooperage as root, else $XDG_DATA_HOME/cooperage]
+    #[arg(long, value_name = "DIR", help_heading = "Engine")]
+    root: Option<PathBuf>,
+    /// Configuration file of the engine in this process
+    #[arg(long, value_name = "FILE", help_heading = "Engine")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build an image from a Dockerfile
+    #[command(visible_alias = "b")]
+    Build(Box<build::BuildFlags>),
+    /// Serve builds to clients; takes buildkitd's flags
+    Daemon(Box<DaemonCommand>),
+    /// Show what the build cache holds
+    Du(WithEngine<du::DuFlags>),
+    /// Forget build cache
+    Prune(WithEngine<prune::PruneFlags>),
+    /// List workers and their platforms
+    Workers(WithEngine<workers::WorkersFlags>),
+    /// Show versions of this program and of the engine
+    Version(WithEngine<info::InfoFlags>),
+}
+
+#[derive(Debug, Args)]
+struct WithEngine<T: Args> {
+    #[command(flatten)]
+    engine: EmbeddedFlags,
+    #[command(flatten)]
+    flags: T,
+}
+
+/// Entry point.
+pub fn main(arguments: Vec<OsString>) -> Result<()> {
+    let command = Cooper::command().version(Program::Cooper.version());
+    let Cooper { global, command, .. } = parse(command, arguments)?;
+    match command {
+        Command::Daemon(mut command) => {
+            command.listen_at(global.addr);
+            daemon::run(*command)
+        }
+        command => block_on(run(global, command)),
+    }
+}
+
+async fn run(global: GlobalFlags, command: Command) -> Result<()> {
+    match command {
+        Command::Build(flags) => build::run(&global, *flags).await,
+        Command::Du(du) => du::run(global.connect(&du.engine, &[]).await?, du.flags).await,
+        Command::Prune(prune) => prune::run(global.connect(&prune.engine, &[]).await?, prune.flags).await,
+        Command::Workers(workers) => workers::run(global.connect(&workers.engine, &[]).await?, workers.flags).await,
+        Command::Version(version) => {
+            print(&format!("cooper {}\n", Program::Cooper.version()))?;
+            // An engine is only asked when one is named: a version must not create a state directory.
+            match global.address() {
+                Some(_) => info::run(global.connect(&version.engine, &[]).await?, version.flags).await,
+                None => Ok(()),
+            }
+        }
+        Command::Daemon(_) => Ok(()),
+    }
+}
+
+impl GlobalFlags {
+    /// The daemon that was named, by flag or environment.
+    fn address(&self) -> Option<String> {
+        let named = self.addr.clone().or_else(|| process_env("COOPER_HOST")).or_else(|| process_env("BUILDKIT_HOST"));
+        named.filter(|address| !address.is_empty())
+    }
+
+    /// A channel to the named daemon, or to the engine in this process.
+    pub async fn connect(&self, engine: &EmbeddedFlags, entitlements: &[String]) -> Result<Channel> {
+        let endpoint = match self.address() {
+            Some(address) => {
+                if let Some(flag) = engine.given() {
+                    return Err(CliError::Usage(format!(
+                        "{flag} is for the engine in this process, but the daemon at {address} is used"
+                    )));
+                }
+                let tls = TlsFiles {
+                    server_name: self.tlsservername.clone(),
+                    ca: self.tlscacert.clone(),
+                    cert: self.tlscert.clone(),
+                    key: self.tlskey.clone(),
+                };
+                Endpoint::remote(&address, tls, Some(DIAL_LIMIT))?
+            }
+            None => Endpoint::Embedded(embedded::start(engine, entitlements)?),
+        };
+        connect(&endpoint).await
+    }
+}
+
+/// A daemon that does not take the connection by then is not there.
+const DIAL_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl EmbeddedFlags {
+    fn given(&self) -> Option<&'static str> {
+        self.root.as_ref().map(|_| "--root").or(self.config.as_ref().map(|_| "--config"))
+    }
+}
