@@ -602,7 +602,7 @@ async fn a_killed_builder_takes_its_containers_along() {
             let process = ProcessSpec { user: user.into(), ..shell(&format!("sleep {marker} & sleep {marker}")) };
             running.push(bench.start(spec, process, ProcessIo::default()).await);
         }
-        while processes_with(marker) < 6 {
+        while processes_with(marker) < 4 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         println!("up");
