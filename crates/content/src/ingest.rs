@@ -35,12 +35,17 @@ impl Ingest {
         Self::start(store, key.to_owned(), name, algorithm, true)
     }
 
-    /// An ingest that no other can meet and that is not resumable: for content that is already at hand.
-    pub(crate) fn anonymous(store: &Store) -> Result<Self, Error> {
+    /// An ingest that no other can meet and that is not resumable.
+    pub(crate) fn unkeyed(store: &Store, algorithm: Algorithm) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("put-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut ingest = Self::start(store, name.clone(), name, Algorithm::Sha256, false)?;
-        ingest.digester = None; // the caller knows the digest
+        let name = format!("new-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::start(store, name.clone(), name, algorithm, false)
+    }
+
+    /// The same for content whose digest is known already.
+    pub(crate) fn unhashed(store: &Store) -> Result<Self, Error> {
+        let mut ingest = Self::unkeyed(store, Algorithm::Sha256)?;
+        ingest.digester = None;
         Ok(ingest)
     }
 

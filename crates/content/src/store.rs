@@ -166,6 +166,11 @@ impl Store {
         Ingest::open(self, key, algorithm)
     }
 
+    /// Starts writing content that has no name yet. It is not resumable: dropping the ingest deletes it.
+    pub fn ingest_unkeyed(&self, algorithm: Algorithm) -> Result<Ingest, Error> {
+        Ingest::unkeyed(self, algorithm)
+    }
+
     /// Stores `bytes`; nothing is written when they are here already.
     pub fn put(&self, bytes: impl AsRef<[u8]>) -> Result<Digest, Error> {
         let bytes = bytes.as_ref();
@@ -173,7 +178,7 @@ impl Store {
         if self.info(&digest)?.is_some_and(|info| info.size == bytes.len() as u64) {
             return Ok(digest);
         }
-        let mut ingest = Ingest::anonymous(self)?;
+        let mut ingest = Ingest::unhashed(self)?;
         ingest.write_all(bytes).map_err(|e| Error::io("write", ingest.path(), e))?;
         ingest.commit_hashed(digest.clone()).map(|_| digest)
     }

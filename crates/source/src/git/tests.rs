@@ -1,0 +1,315 @@
+//! Real repositories, fetched by file:// and http://.
+
+use super::*;
+use crate::secrets::{SecretError, Secrets};
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    source: GitSource,
+    outs: usize,
+}
+
+/// Runs git as its user would.
+fn git(dir: &Path, args: &[&str]) -> String {
+    let out = Command::new("git")
+        .current_dir(dir)
+        .args(["-c", "user.name=n", "-c", "user.email=e@x", "-c", "protocol.file.allow=always"])
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_COMMITTER_DATE", "2020-02-02T02:02:02Z")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A remote of two commits on `main`, a branch `side/x`, a tag `light` and an annotated tag `v1`.
+    fn with(init: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let remote = dir.path().join("remote");
+        fs::create_dir(&remote).unwrap();
+        git(&remote, &[&["init", "--quiet", "-b", "main"], init].concat());
+        fs::create_dir_all(remote.join("sub/deep")).unwrap();
+        fs::write(remote.join("sub/deep/file"), "one").unwrap();
+        fs::write(remote.join("run.sh"), "#!/bin/sh").unwrap();
+        fs::set_permissions(remote.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink("/etc", remote.join("link")).unwrap();
+        git(&remote, &["add", "."]);
+        git(&remote, &["commit", "--quiet", "-m", "first"]);
+        git(&remote, &["tag", "light"]);
+        git(&remote, &["tag", "-a", "v1", "-m", "version one"]);
+        git(&remote, &["branch", "side/x"]);
+        fs::write(remote.join("second"), "two").unwrap();
+        git(&remote, &["add", "."]);
+        git(&remote, &["commit", "--quiet", "-m", "second"]);
+        let source = GitSource::open(dir.path().join("git")).unwrap();
+        Self { dir, source, outs: 0 }
+    }
+
+    fn remote(&self) -> PathBuf {
+        self.dir.path().join("remote")
+    }
+
+    fn request(&self, reference: &str) -> GitRequest {
+        let remote = format!("file://{}", self.remote().display());
+        GitRequest { remote, reference: reference.to_owned(), ..GitRequest::default() }
+    }
+
+    async fn checkout(&mut self, request: &GitRequest) -> Result<(GitCommit, PathBuf), GitError> {
+        let commit = self.source.resolve(request, &NoAccess).await?;
+        self.outs += 1;
+        let out = self.dir.path().join(format!("out{}", self.outs));
+        fs::create_dir(&out).unwrap();
+        self.source.checkout(request, &commit, &NoAccess, &out).await?;
+        Ok((commit, out))
+    }
+
+    fn hash(&self, revision: &str) -> String {
+        git(&self.remote(), &["rev-parse", revision])
+    }
+}
+
+/// The paths below `dir`, `.git` left out.
+fn list(dir: &Path) -> String {
+    let mut names: Vec<String> = Vec::new();
+    let mut stack = vec![dir.to_owned()];
+    while let Some(at) = stack.pop() {
+        for entry in fs::read_dir(at).unwrap().map(Result::unwrap) {
+            if entry.file_name() == ".git" {
+                continue;
+            }
+            names.push(entry.path().strip_prefix(dir).unwrap().display().to_string());
+            if entry.file_type().unwrap().is_dir() {
+                stack.push(entry.path());
+            }
+        }
+    }
+    names.sort();
+    names.join(" ")
+}
+
+const FIRST: &str = "link run.sh sub sub/deep sub/deep/file";
+const SECOND: &str = "link run.sh second sub sub/deep sub/deep/file";
+
+#[tokio::test]
+async fn references_of_every_kind() {
+    let mut b = Bench::new();
+    let (main, first) = (b.hash("main"), b.hash("light"));
+    for (reference, full, files) in [
+        ("", "refs/heads/main", SECOND),
+        ("main", "refs/heads/main", SECOND),
+        ("refs/heads/side/x", "refs/heads/side/x", FIRST),
+        ("light", "refs/tags/light", FIRST),
+        ("v1", "refs/tags/v1", FIRST),
+        (first.as_str(), first.as_str(), FIRST),
+        (main.as_str(), main.as_str(), SECOND),
+    ] {
+        let (commit, out) = b.checkout(&b.request(reference)).await.unwrap();
+        assert_eq!((commit.reference.as_str(), list(&out).as_str()), (full, files), "{reference:?}");
+        assert!(!out.join(".git").exists());
+        let mode = |p: &str| fs::metadata(out.join(p)).unwrap().mode() & 0o777;
+        assert_eq!((mode("run.sh"), mode("sub/deep/file"), mode("sub")), (0o755, 0o644, 0o755));
+    }
+    let (commit, _) = b.checkout(&b.request("v1")).await.unwrap();
+    assert_eq!((commit.checksum.clone(), commit.commit()), (b.hash("v1"), first.as_str()));
+    let objects = b.source.objects(&b.request("v1"), &commit, &NoAccess).await.unwrap();
+    assert!(String::from_utf8(objects.tag.unwrap()).unwrap().contains("version one"));
+    assert!(String::from_utf8(objects.commit).unwrap().ends_with("first\n"));
+}
+
+#[tokio::test]
+async fn branches_move_and_change_their_kind() {
+    let mut b = Bench::new();
+    let old = b.source.resolve(&b.request("main"), &NoAccess).await.unwrap();
+    git(&b.remote(), &["commit", "--quiet", "--allow-empty", "-m", "third"]);
+    let out = b.dir.path().join("old");
+    fs::create_dir(&out).unwrap();
+    b.source.checkout(&b.request("main"), &old, &NoAccess, &out).await.unwrap();
+    assert_eq!(list(&out), SECOND, "what was resolved is what is checked out");
+    let (commit, _) = b.checkout(&b.request("main")).await.unwrap();
+    assert_eq!(commit.checksum, b.hash("main"));
+    b.checkout(&b.request("side/x")).await.unwrap();
+    git(&b.remote(), &["branch", "-D", "side/x"]);
+    git(&b.remote(), &["commit", "--quiet", "--allow-empty", "-m", "fourth"]);
+    git(&b.remote(), &["branch", "side"]);
+    let (commit, _) = b.checkout(&b.request("side")).await.unwrap();
+    assert_eq!(commit.checksum, b.hash("side"));
+    git(&b.remote(), &["tag", "-f", "v1", "main"]);
+    let (commit, _) = b.checkout(&b.request("v1")).await.unwrap();
+    assert_eq!(commit.checksum, b.hash("main"), "a moved tag");
+}
+
+#[tokio::test]
+async fn the_git_directory_is_kept_on_request() {
+    let mut b = Bench::new();
+    for (reference, name) in [("main", "refs/heads/main"), ("v1", "refs/tags/v1"), ("light", "refs/tags/light")] {
+        let request = GitRequest { keep_git_dir: true, ..b.request(reference) };
+        let (commit, out) = b.checkout(&request).await.unwrap();
+        assert_eq!(git(&out, &["rev-parse", "HEAD"]), commit.commit());
+        assert_eq!(git(&out, &["for-each-ref", "--format=%(refname)"]), name);
+        assert_eq!(git(&out, &["status", "--porcelain"]), "");
+        assert_eq!(git(&out, &["remote", "get-url", "origin"]), request.remote);
+        assert_eq!(git(&out, &["rev-list", "--count", "HEAD"]), "1");
+        assert!(commit.cache_key(&request).starts_with(&format!("{}.git#{name}", commit.checksum)));
+    }
+    let first = b.hash("light");
+    let (_, out) = b.checkout(&GitRequest { keep_git_dir: true, ..b.request(&first) }).await.unwrap();
+    assert_eq!(git(&out, &["rev-parse", "HEAD"]), first);
+}
+
+#[tokio::test]
+async fn a_subdirectory_alone() {
+    let mut b = Bench::new();
+    for (subdir, files) in [("sub", "deep deep/file"), ("/sub/./deep/", "file"), ("..", SECOND)] {
+        let request = GitRequest { subdir: subdir.into(), ..b.request("main") };
+        assert_eq!(list(&b.checkout(&request).await.unwrap().1), files, "{subdir}");
+    }
+    for subdir in ["nope", "run.sh", "link", "link/ssl"] {
+        let request = GitRequest { subdir: subdir.into(), ..b.request("main") };
+        assert!(matches!(b.checkout(&request).await, Err(GitError::Subdir { .. })), "{subdir}");
+    }
+}
+
+#[tokio::test]
+async fn checksums_pin_commits() {
+    let mut b = Bench::new();
+    let (main, tag, first) = (b.hash("main"), b.hash("v1"), b.hash("light"));
+    let pinned =
+        |reference: &str, checksum: &str| GitRequest { checksum: Some(checksum.into()), ..b.request(reference) };
+    let good = [pinned("main", &main[..7]), pinned("v1", &tag), pinned("v1", &first), pinned(&main, &main)];
+    let bad = [pinned("main", &first), pinned("v1", &main), pinned(&main, &first)];
+    let nonsense = pinned("main", "not-hex");
+    let direct = GitRequest { fetch_by_commit: true, ..pinned("elsewhere", &first) };
+    let direct_short = GitRequest { fetch_by_commit: true, ..pinned("main", "abc") };
+    for request in good {
+        b.checkout(&request).await.unwrap();
+    }
+    for request in bad {
+        assert!(matches!(b.checkout(&request).await, Err(GitError::Mismatch { .. })), "{request:?}");
+    }
+    assert!(matches!(b.checkout(&nonsense).await, Err(GitError::Checksum(_))));
+    assert!(matches!(b.checkout(&direct_short).await, Err(GitError::FetchByCommit(_))));
+    let (commit, out) = b.checkout(&direct).await.unwrap();
+    assert_eq!((commit.reference.as_str(), list(&out).as_str()), ("refs/heads/elsewhere", FIRST));
+    let (_, out) = b.checkout(&GitRequest { keep_git_dir: true, ..direct }).await.unwrap();
+    assert_eq!(git(&out, &["rev-parse", "elsewhere"]), first);
+}
+
+#[tokio::test]
+async fn repositories_of_sha256() {
+    let mut b = Bench::with(&["--object-format=sha256"]);
+    let (commit, out) = b.checkout(&GitRequest { keep_git_dir: true, ..b.request("v1") }).await.unwrap();
+    assert_eq!((commit.checksum.len(), list(&out).as_str()), (64, FIRST));
+}
+
+#[tokio::test]
+async fn times_of_the_commit() {
+    let mut b = Bench::new();
+    let request = GitRequest { mtime: ModificationTime::Commit, ..b.request("main") };
+    let (_, out) = b.checkout(&request).await.unwrap();
+    for path in ["", "run.sh", "link", "sub/deep"] {
+        assert_eq!(fs::symlink_metadata(out.join(path)).unwrap().mtime(), 1_580_608_922, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn submodules_come_along_but_never_from_local_paths() {
+    let mut b = Bench::new();
+    let inner = b.dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    git(&inner, &["init", "--quiet", "-b", "main"]);
+    fs::write(inner.join("inside"), "i").unwrap();
+    git(&inner, &["add", "."]);
+    git(&inner, &["commit", "--quiet", "-m", "i"]);
+    git(&b.remote(), &["submodule", "--quiet", "add", &format!("file://{}", inner.display()), "module"]);
+    git(&b.remote(), &["commit", "--quiet", "-m", "module"]);
+    let error = b.checkout(&b.request("main")).await.unwrap_err();
+    assert!(error.to_string().contains("transport 'file' not allowed"), "{error}");
+    let (_, out) = b.checkout(&GitRequest { skip_submodules: true, ..b.request("main") }).await.unwrap();
+    assert_eq!(fs::read_dir(out.join("module")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_named() {
+    let mut b = Bench::new();
+    let error = b.checkout(&b.request("nope")).await.unwrap_err();
+    assert_eq!(error.to_string(), "repository does not contain ref nope, output: \"\"");
+    assert!(matches!(b.checkout(&b.request("--upload-pack=x")).await, Err(GitError::Reference(_))));
+    let request = GitRequest { remote: "file:///nonexistent/repo".into(), ..GitRequest::default() };
+    let error = b.checkout(&request).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("error fetching default branch for repository file:///nonexistent/repo: git stderr:\n"),
+        "{error}"
+    );
+    let gone = b.request(&"0".repeat(40));
+    assert!(matches!(b.checkout(&gone).await, Err(GitError::Moved { .. } | GitError::Command { .. })));
+}
+
+#[derive(Debug, Default)]
+struct Table(HashMap<String, &'static str>, Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl Secrets for Table {
+    async fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, SecretError> {
+        Ok(self.0.get(id).map(|s| s.as_bytes().to_vec()))
+    }
+}
+
+#[async_trait::async_trait]
+impl GitAccess for Table {
+    async fn ssh_agent(&self, _: &str) -> Result<Box<dyn SshSocket>, SecretError> {
+        Err("no agent".into())
+    }
+    fn log(&self, line: &str) {
+        self.1.lock().unwrap().push(line.to_owned());
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_sent_and_not_shown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(String::new()));
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let n = socket.read(&mut request).await.unwrap();
+            log.lock().unwrap().push_str(&String::from_utf8_lossy(&request[..n]));
+            let _ = socket.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    let b = Bench::new();
+    let secrets =
+        Table(HashMap::from([("T".to_owned(), "general"), (format!("T.{address}"), "special\n")]), Mutex::default());
+    let request = GitRequest {
+        remote: format!("http://{address}/x.git"),
+        auth_token_secret: Some("T".into()),
+        auth_header_secret: Some("H".into()),
+        ..GitRequest::default()
+    };
+    let error = b.source.resolve(&request, &secrets).await.unwrap_err().to_string();
+    assert!(error.contains("403"), "{error}");
+    assert!(!secrets.1.lock().unwrap().is_empty(), "git's words reach the log");
+    // base64 of x-access-token:special
+    assert!(seen.lock().unwrap().contains("Authorization: basic eC1hY2Nlc3MtdG9rZW46c3BlY2lhbA=="), "{seen:?}");
+    let request = GitRequest { ssh_agent: Some("default".into()), ..request };
+    assert!(matches!(b.source.resolve(&request, &secrets).await, Err(GitError::Ssh { .. })));
+}
