@@ -200,9 +200,9 @@ impl Bridge {
         &self.inner.job
     }
 
-    /// The engine.
-    pub(crate) fn engine(&self) -> &Arc<EngineInner> {
-        &self.inner.engine
+    /// What steps work with.
+    pub(crate) fn worker(&self) -> &Arc<crate::worker::Worker> {
+        &self.inner.engine.worker
     }
 
     /// What the worker runs, its own platform first.

@@ -5,7 +5,7 @@ use crate::{
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
     domain::{Build, BuildJob, Chain},
-    exporting::{self, ExporterSpec},
+    exporting::{Exporter, ExporterSpec},
     gateway::Gateway,
     image_names::ImageNames,
     key_store::PersistentKeys,
@@ -263,6 +263,7 @@ impl Engine {
                 "granting entitlement {name} is not allowed by build daemon configuration"
             )));
         }
+        let exporters = request.exporters.iter().map(Exporter::parse).collect::<Result<Vec<_>, _>>()?;
         let data = BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
@@ -280,7 +281,7 @@ impl Engine {
         };
         let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
         futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
-        self.export(&bridge, result, &request.exporters).await
+        self.export(&bridge, result, exporters).await
     }
 
     /// Waits while the client builds through the gateway, until it returns a result.
@@ -302,7 +303,7 @@ impl Engine {
         &self,
         bridge: &Bridge,
         result: BuildResult,
-        exporters: &[ExporterSpec],
+        exporters: Vec<Exporter>,
     ) -> Result<BuildResponse, BuildError> {
         let mut metadata: BTreeMap<String, String> = result
             .metadata
@@ -310,8 +311,8 @@ impl Engine {
             .filter(|(key, _)| key.starts_with("frontend."))
             .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
             .collect();
-        for (index, exporter) in exporters.iter().enumerate() {
-            metadata.extend(exporting::run(bridge, index, exporter, &result).await?);
+        for (index, exporter) in exporters.into_iter().enumerate() {
+            metadata.extend(exporter.run(bridge, index, &result).await?);
         }
         Ok(BuildResponse { metadata })
     }

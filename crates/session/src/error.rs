@@ -108,6 +108,12 @@ impl From<Status> for Error {
 }
 
 impl Error {
+    /// Whether the other side said that it has it already.
+    #[must_use]
+    pub fn already_exists(&self) -> bool {
+        matches!(self, Self::Call(status) if status.code() == tonic::Code::AlreadyExists)
+    }
+
     /// The gRPC code of the failed call, when a call failed.
     #[must_use]
     pub fn code(&self) -> Option<tonic::Code> {

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    client::LocalSide,
     connection::{Channel, MAX_MESSAGE, origin},
     headers,
 };
@@ -77,6 +78,7 @@ struct Inner {
     supported: HashSet<String>,
     channel: Channel,
     ended: CancellationToken,
+    local: LocalSide,
 }
 
 impl fmt::Debug for Session {
@@ -86,9 +88,9 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) fn new(params: SessionParams, channel: Channel) -> Self {
+    pub(crate) fn new(params: SessionParams, channel: Channel, local: LocalSide) -> Self {
         let supported = params.methods.iter().map(|m| m.to_ascii_lowercase()).collect();
-        Self { inner: Arc::new(Inner { params, supported, channel, ended: CancellationToken::new() }) }
+        Self { inner: Arc::new(Inner { params, supported, channel, ended: CancellationToken::new(), local }) }
     }
 
     /// The session's id.
@@ -135,6 +137,11 @@ impl Session {
 
     pub(crate) fn health_interval(&self) -> Option<Duration> {
         self.inner.params.health
+    }
+
+    /// What the client offers, when it is in this process.
+    pub(crate) fn local(&self) -> &LocalSide {
+        &self.inner.local
     }
 
     /// A caller of any method, with the field's limits.

@@ -1,7 +1,9 @@
 //! The sessions of a daemon: opened by clients, found by builds.
 
 use crate::{
-    Error, Result, connection,
+    Error, Result,
+    client::LocalSide,
+    connection,
     health::watch_health,
     session::{Session, SessionParams},
     tunnel::Tunnel,
@@ -77,21 +79,22 @@ impl Sessions {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.serve_announced(params, io, oneshot::channel().0).await
+        self.serve_announced(params, io, LocalSide::default(), oneshot::channel().0).await
     }
 
-    /// The same; hands out the session once it is registered.
+    /// The same for a client of this process; hands out the session once it is registered.
     pub(crate) async fn serve_announced<T>(
         &self,
         params: SessionParams,
         io: T,
+        local: LocalSide,
         announce: oneshot::Sender<Session>,
     ) -> Result<()>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (channel, driver) = connection::open(io).await?;
-        let session = Session::new(params, channel);
+        let session = Session::new(params, channel, local);
         let _registered = self.register(session.clone())?;
         // Most callers don't want to know.
         let _ = announce.send(session.clone());

@@ -24,12 +24,26 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::async_trait;
 
 async fn attach(builder: SessionBuilder) -> (Sessions, Attached) {
     let sessions = Sessions::new();
     let attached = builder.build().attach(&sessions).await.expect("attached");
     (sessions, attached)
+}
+
+/// The same without the shortcut for directories in one process: everything goes through HTTP/2.
+async fn wire(builder: SessionBuilder) -> (Sessions, Session, Vec<AbortOnDropHandle<Result<(), Error>>>) {
+    let (sessions, client) = (Sessions::new(), builder.build());
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let params = client.params().clone();
+    let id = params.id.clone();
+    let client = AbortOnDropHandle::new(tokio::spawn(client.serve(ours)));
+    let daemon = sessions.clone();
+    let daemon = AbortOnDropHandle::new(tokio::spawn(async move { daemon.serve(params, theirs).await }));
+    let session = sessions.get(&id, Duration::from_secs(5)).await.expect("session");
+    (sessions, session, vec![client, daemon])
 }
 
 async fn collect(stream: cooper_content::ByteStream) -> Vec<u8> {
@@ -186,23 +200,27 @@ async fn contexts() {
     fs::write(from.path().join("g"), "y").expect("write");
     std::os::unix::fs::chown(from.path().join("g"), Some(12), Some(13)).expect("chown");
     let files = Files::new().with("context", LocalDir::context(from.path()));
-    let (_sessions, attached) = attach(SessionBuilder::new().files(files)).await;
-    let session = attached.session();
-    let all = sync(session, "context", FilterSpec::default(), to.path()).await.expect("synced");
-    assert_eq!(all, ["dür 0:0", "dür/f 0:0", "g 0:0"]);
-    let exclude = vec!["dür/**".to_owned(), "a b".to_owned()];
-    let some =
-        sync(session, "context", FilterSpec { exclude, ..FilterSpec::default() }, to.path()).await.expect("synced");
-    assert_eq!(some, ["dür 0:0", "g 0:0"]);
-    let refused = sync(session, "other", FilterSpec::default(), to.path()).await.expect_err("refused");
-    assert_eq!(refused.code(), Some(tonic::Code::NotFound));
-    assert_eq!(refused.to_string(), "no access allowed to dir \"other\"");
-    let bad = FilterSpec { include: vec!["[".into()], ..FilterSpec::default() };
-    let bad = sync(session, "context", bad, to.path()).await.expect_err("bad pattern").to_string();
-    assert_eq!(bad, "error from sender: invalid transfer pattern: syntax error in pattern \"[\"");
+    let (_sessions, attached) = attach(SessionBuilder::new().files(files.clone())).await;
+    check_contexts(attached.session(), to.path()).await;
+    let (_sessions, session, _open) = wire(SessionBuilder::new().files(files)).await;
+    check_contexts(&session, to.path()).await;
     let (_sessions, bare) = attach(SessionBuilder::new()).await;
     let unsupported = sync(bare.session(), "context", FilterSpec::default(), to.path()).await.expect_err("unsupported");
     assert_eq!(unsupported.to_string(), "method /moby.filesync.v1.FileSync/DiffCopy not supported by the client");
+}
+
+async fn check_contexts(session: &Session, to: &Path) {
+    let all = sync(session, "context", FilterSpec::default(), to).await.expect("synced");
+    assert_eq!(all, ["dür 0:0", "dür/f 0:0", "g 0:0"]);
+    let exclude = vec!["dür/**".to_owned(), "a b".to_owned()];
+    let some = sync(session, "context", FilterSpec { exclude, ..FilterSpec::default() }, to).await.expect("synced");
+    assert_eq!(some, ["dür 0:0", "g 0:0"]);
+    let refused = sync(session, "other", FilterSpec::default(), to).await.expect_err("refused");
+    assert_eq!(refused.code(), Some(tonic::Code::NotFound));
+    assert_eq!(refused.to_string(), "no access allowed to dir \"other\"");
+    let bad = FilterSpec { include: vec!["[".into()], ..FilterSpec::default() };
+    let bad = sync(session, "context", bad, to).await.expect_err("bad pattern").to_string();
+    assert_eq!(bad, "error from sender: invalid transfer pattern: syntax error in pattern \"[\"");
 }
 
 /// A writer into shared memory that notes its end.
@@ -264,26 +282,43 @@ async fn archives_go_back() {
 
 #[tokio::test]
 async fn directories_go_back() {
-    let (from, to) = (TempDir::new().expect("temp"), TempDir::new().expect("temp"));
+    for wired in [false, true] {
+        let to = TempDir::new().expect("temp");
+        fs::create_dir_all(to.path().join("clean")).expect("mkdir");
+        fs::write(to.path().join("clean/old"), "old").expect("write");
+        fs::write(to.path().join("file"), "in the way").expect("write");
+        let outputs = Outputs::new()
+            .with_dir(0, to.path().join("made/here"), false)
+            .with_dir(1, to.path().join("clean"), true)
+            .with_dir(2, to.path().join("file"), true);
+        let builder = SessionBuilder::new().outputs(outputs);
+        if wired {
+            let (_sessions, session, _open) = wire(builder).await;
+            check_directories(&session, to.path()).await;
+        } else {
+            let (_sessions, attached) = attach(builder).await;
+            check_directories(attached.session(), to.path()).await;
+        }
+    }
+}
+
+async fn check_directories(session: &Session, to: &Path) {
+    let from = TempDir::new().expect("temp");
     fs::write(from.path().join("f"), "new").expect("write");
-    let target = to.path().join("made/here");
-    fs::create_dir_all(to.path().join("clean")).expect("mkdir");
-    fs::write(to.path().join("clean/old"), "old").expect("write");
-    let outputs = Outputs::new().with_dir(0, &target, false).with_dir(1, to.path().join("clean"), true);
-    let (_sessions, attached) = attach(SessionBuilder::new().outputs(outputs)).await;
-    let session = attached.session();
     let source = || Source::dir(from.path()).with_file(None, "note", "n");
     let sent = session.send_dir(0, source(), SendOptions::default(), true).await.expect("sent");
     assert_eq!(sent.entries, 2);
-    assert_eq!(fs::read_to_string(target.join("f")).expect("read"), "new");
-    assert_eq!(target.metadata().expect("stat").mode() & 0o777, 0o700);
+    assert_eq!(fs::read_to_string(to.join("made/here/f")).expect("read"), "new");
+    assert_eq!(to.join("made/here").metadata().expect("stat").mode() & 0o777, 0o700);
     let refused = session.send_dir(1, source(), SendOptions::default(), false).await.expect_err("refused");
     assert!(refused.to_string().contains("mode=delete requires"), "{refused}");
     session.send_dir(1, source(), SendOptions::default(), true).await.expect("sent");
     let mut names: Vec<_> =
-        fs::read_dir(to.path().join("clean")).expect("dir").map(|e| e.expect("entry").file_name()).collect();
+        fs::read_dir(to.join("clean")).expect("dir").map(|e| e.expect("entry").file_name()).collect();
     names.sort();
     assert_eq!(names, ["f", "note"]);
+    let failed = session.send_dir(2, source(), SendOptions::default(), true).await.expect_err("failed");
+    assert!(failed.to_string().starts_with("cannot create "), "{failed}");
     let missing = session.send_dir(7, source(), SendOptions::default(), true).await.expect_err("missing");
     assert_eq!(missing.to_string(), "exporter 7 not found");
 }

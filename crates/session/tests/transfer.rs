@@ -196,12 +196,13 @@ async fn differ_none_asks_for_everything() {
     assert_eq!(show(to.path()), show(from.path()));
 }
 
+type List<'a> = &'a [&'a str];
+
 #[tokio::test]
 async fn filters_and_maps() {
     let (from, to) = dirs();
     sample(from.path());
     symlink("dir", from.path().join("alias")).expect("symlink");
-    type List<'a> = &'a [&'a str];
     let rows: &[(List, List, List, &str)] = &[
         (&[], &["dir", "**/*.txt"], &[], "alias broken dir.d dir.d/z fifo"),
         (&["dir/sub"], &[], &[], "dir dir/sub dir/sub/deep"),

@@ -3,11 +3,13 @@
 use crate::{
     Error, Result, Session,
     headers::{DIR_NAME, EXCLUDE_PATTERNS, FOLLOW_PATHS, INCLUDE_PATTERNS, put_list},
-    transfer::{Listing, Packet, ReceiveOptions, Received, packets, receive},
+    transfer::{Listing, Packet, ReceiveOptions, Received, packets, receive, send},
 };
 use cooper_fsmatch::FilterSpec;
+use futures::StreamExt;
 use http::uri::PathAndQuery;
 use std::{path::Path, sync::Arc};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
 
@@ -44,6 +46,14 @@ impl Session {
         options: ReceiveOptions,
     ) -> Result<Received> {
         self.require(DIFF_COPY)?;
+        if let Some(files) = &self.local().files {
+            let (source, send_options) = files.open(&request.name, request.filter.clone())?;
+            let (sink, to_receiver) = packets();
+            let (answers, to_sender) = packets();
+            let sender = tokio::spawn(send(source, send_options, to_sender.map(Ok), sink));
+            let _sender = AbortOnDropHandle::new(sender);
+            return receive(to_receiver.map(Ok), answers, dest, previous, options).await;
+        }
         let (sink, outgoing) = packets();
         let request = Request::from_parts(request.to_metadata(), tonic::Extensions::default(), outgoing);
         let transfer = async {

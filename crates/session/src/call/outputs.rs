@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use cooper_wire::filesync::BytesMessage;
-use futures::{FutureExt, TryFutureExt};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use http::uri::PathAndQuery;
 use std::{
     collections::BTreeMap,
@@ -73,6 +73,16 @@ impl Session {
         multi_platform: bool,
     ) -> Result<Sent> {
         self.require(DIFF_COPY)?;
+        if let Some(dir) = self.local().outputs.as_ref().and_then(|outputs| outputs.dir(exporter)) {
+            dir.check(multi_platform)?;
+            let (sink, to_receiver) = packets();
+            let (answers, to_sender) = packets();
+            let receiver = AbortOnDropHandle::new(tokio::spawn(dir.take(to_receiver.map(Ok), answers)));
+            let sent = send(source, options, to_sender.map(Ok), sink).await;
+            // A failure there is the cause of one here.
+            receiver.await.unwrap_or(Err(Error::Cancelled))?;
+            return sent;
+        }
         let (sink, outgoing) = packets();
         let mut request = Request::new(outgoing);
         put(request.metadata_mut(), EXPORTER_ID, &exporter.to_string());
@@ -92,7 +102,7 @@ impl Session {
             let mut incoming = Box::pin(answer.try_flatten_stream());
             let sent = send(source, options, &mut incoming, sink).await?;
             // The client's own end of the work: it may still fail after it has all files.
-            while let Some(packet) = futures::StreamExt::next(&mut incoming).await {
+            while let Some(packet) = incoming.next().await {
                 packet?;
             }
             Ok(sent)

@@ -59,6 +59,14 @@ impl Files {
         self.dirs.insert(name.into(), dir);
         self
     }
+
+    /// What to send, and how, for a directory that a build asks for.
+    pub(crate) fn open(&self, name: &str, filter: FilterSpec) -> Result<(Source, SendOptions), Status> {
+        let refused = || Status::not_found(format!("no access allowed to dir {name:?}"));
+        let dir = self.dirs.get(name).ok_or_else(refused)?;
+        let options = SendOptions { filter, map: dir.map.clone(), progress: dir.progress.clone() };
+        Ok((Source::dir(&dir.path), options))
+    }
 }
 
 pub(super) struct FileService(pub Files);
@@ -89,17 +97,13 @@ impl FileSync for FileService {
         let (metadata, _, incoming) = request.into_parts();
         let name =
             list(&metadata, DIR_NAME).into_iter().next().or_else(|| first(&metadata, DIR_NAME)).unwrap_or_default();
-        let Some(dir) = self.0.dirs.get(&name) else {
-            return Err(Status::not_found(format!("no access allowed to dir {name:?}")));
-        };
         let filter = FilterSpec {
             include: list(&metadata, INCLUDE_PATTERNS),
             exclude: list(&metadata, EXCLUDE_PATTERNS),
             follow: list(&metadata, FOLLOW_PATHS),
         };
-        let options = SendOptions { filter, map: dir.map.clone(), progress: dir.progress.clone() };
+        let (source, options) = self.0.open(&name, filter)?;
         let (sink, outgoing) = packets();
-        let source = Source::dir(&dir.path);
         Ok(Response::new(answer(outgoing, send(source, options, incoming, sink))))
     }
 

@@ -13,6 +13,7 @@ pub use auth::{AuthProvider, Authorization};
 pub use files::{Files, LocalDir};
 pub use outputs::{Outputs, TarTarget};
 pub use secrets::{Secret, Secrets};
+pub(crate) use session::LocalSide;
 pub use session::{Attached, ClientSession, SessionBuilder, new_session_id};
 pub use ssh::{Agent, Agents};
 pub use stores::{Store, Stores};

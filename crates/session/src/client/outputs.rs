@@ -5,7 +5,7 @@ use crate::{
     Error,
     connection::MAX_MESSAGE,
     headers::{EXPORTER_ID, EXPORTER_METADATA, EXPORTER_MULTI_PLATFORM, first},
-    transfer::{Differ, Packet, ReceiveOptions, packets, receive},
+    transfer::{Differ, Packet, PacketSink, ReceiveOptions, Received, packets, receive},
 };
 use cooper_wire::filesync::BytesMessage;
 use futures::{Stream, future::BoxFuture};
@@ -76,6 +76,51 @@ impl Outputs {
         self.targets.insert(exporter, Target::Dir { path: path.into(), delete });
         self
     }
+
+    /// The directory of an exporter that has one.
+    pub(crate) fn dir(&self, exporter: usize) -> Option<OutputDir> {
+        match self.targets.get(&exporter) {
+            Some(Target::Dir { path, delete }) => Some(OutputDir { path: path.clone(), delete: *delete }),
+            _ => None,
+        }
+    }
+}
+
+/// A directory that takes files.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputDir {
+    path: PathBuf,
+    delete: bool,
+}
+
+impl OutputDir {
+    /// Takes one transfer.
+    pub async fn take<S>(self, incoming: S, sink: PacketSink) -> Result<Received, Error>
+    where
+        S: Stream<Item = Result<Packet, Status>> + Unpin,
+    {
+        let options = ReceiveOptions {
+            differ: Differ::None,
+            merge: !self.delete,
+            owner: Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
+            hash: false,
+            ..ReceiveOptions::default()
+        };
+        let path = self.path.clone();
+        let made = spawn_blocking(move || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)).await;
+        made.map_err(|_| Error::Cancelled)?.map_err(|e| Error::file("create", &self.path, e))?;
+        receive(incoming, sink, &self.path, None, options).await
+    }
+
+    /// Refuses daemons that would have files deleted which they send later.
+    pub fn check(&self, multi_platform: bool) -> Result<(), Status> {
+        if self.delete && !multi_platform {
+            return Err(Status::unknown(
+                "local exporter mode=delete requires a BuildKit daemon with multi-platform local export support",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// `FileSend` by hand: one method path carries two message types, and which it is depends on the target.
@@ -113,7 +158,7 @@ impl Service<HttpRequest<Body>> for OutputService {
                 Some(Target::Dir { path, delete }) => {
                     let codec = ProstCodec::<Packet, Packet>::default();
                     let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_MESSAGE);
-                    grpc.streaming(TakeDir { path: path.clone(), delete: *delete }, request).await
+                    grpc.streaming(TakeDir(OutputDir { path: path.clone(), delete: *delete }), request).await
                 }
             })
         })
@@ -169,10 +214,7 @@ fn exporter_metadata(metadata: &MetadataMap) -> BTreeMap<String, String> {
     entries
 }
 
-struct TakeDir {
-    path: PathBuf,
-    delete: bool,
-}
+struct TakeDir(OutputDir);
 
 impl StreamingService<Packet> for TakeDir {
     type Response = Packet;
@@ -180,30 +222,12 @@ impl StreamingService<Packet> for TakeDir {
     type Future = BoxFuture<'static, Result<Response<PacketAnswer>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Packet>>) -> Self::Future {
-        let (path, delete) = (self.path.clone(), self.delete);
+        let dir = self.0.clone();
         Box::pin(async move {
             let (metadata, _, incoming) = request.into_parts();
-            if delete && !metadata.get_all(EXPORTER_MULTI_PLATFORM).iter().any(|v| v == "1") {
-                return Err(Status::unknown(
-                    "local exporter mode=delete requires a BuildKit daemon with multi-platform local export support",
-                ));
-            }
-            let options = ReceiveOptions {
-                differ: Differ::None,
-                merge: !delete,
-                owner: Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
-                hash: false,
-                ..ReceiveOptions::default()
-            };
+            dir.check(metadata.get_all(EXPORTER_MULTI_PLATFORM).iter().any(|v| v == "1"))?;
             let (sink, outgoing) = packets();
-            let transfer = async move {
-                let made = path.clone();
-                let made =
-                    spawn_blocking(move || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&made)).await;
-                made.map_err(|_| Error::Cancelled)?.map_err(|e| Error::file("create", &path, e))?;
-                receive(incoming, sink, &path, None, options).await
-            };
-            Ok(Response::new(answer(outgoing, transfer)))
+            Ok(Response::new(answer(outgoing, dir.take(incoming, sink))))
         })
     }
 }

@@ -45,6 +45,14 @@ pub fn new_session_id() -> String {
 pub struct SessionBuilder {
     params: SessionParams,
     routes: RoutesBuilder,
+    local: LocalSide,
+}
+
+/// What a daemon in the same process uses directly: file content doesn't go through a connection then.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LocalSide {
+    pub files: Option<Files>,
+    pub outputs: Option<Arc<Outputs>>,
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -67,6 +75,7 @@ impl SessionBuilder {
         Self {
             params: SessionParams { id: new_session_id(), ..SessionParams::default() },
             routes: RoutesBuilder::default(),
+            local: LocalSide::default(),
         }
         .service(health, &["Check", "List", "Watch"])
     }
@@ -119,15 +128,18 @@ impl SessionBuilder {
 
     /// Offers directories.
     #[must_use]
-    pub fn files(self, files: Files) -> Self {
+    pub fn files(mut self, files: Files) -> Self {
+        self.local.files = Some(files.clone());
         let server = FileSyncServer::new(FileService(files)).max_decoding_message_size(MAX_MESSAGE);
         self.service(server, &["DiffCopy", "TarStream"])
     }
 
     /// Takes results.
     #[must_use]
-    pub fn outputs(self, outputs: Outputs) -> Self {
-        self.service(OutputService(Arc::new(outputs)), &["DiffCopy"])
+    pub fn outputs(mut self, outputs: Outputs) -> Self {
+        let outputs = Arc::new(outputs);
+        self.local.outputs = Some(outputs.clone());
+        self.service(OutputService(outputs), &["DiffCopy"])
     }
 
     /// Offers secrets.
@@ -169,7 +181,7 @@ impl SessionBuilder {
     /// The session, ready to run.
     #[must_use]
     pub fn build(self) -> ClientSession {
-        ClientSession { params: self.params, routes: self.routes.routes() }
+        ClientSession { params: self.params, routes: self.routes.routes(), local: self.local }
     }
 }
 
@@ -177,6 +189,7 @@ impl SessionBuilder {
 pub struct ClientSession {
     params: SessionParams,
     routes: Routes,
+    local: LocalSide,
 }
 
 impl fmt::Debug for ClientSession {
@@ -229,15 +242,15 @@ impl ClientSession {
         serve(tunnel, self.routes).await
     }
 
-    /// Runs against the sessions of this process, without a socket, and waits until it is registered. Ends when the
-    /// returned value is dropped.
+    /// Runs against the sessions of this process, without a socket, and waits until it is registered. Directories are
+    /// then transferred directly. Ends when the returned value is dropped.
     pub async fn attach(self, sessions: &Sessions) -> Result<Attached> {
         let (ours, theirs) = tokio::io::duplex(DUPLEX);
-        let params = self.params.clone();
+        let (params, local) = (self.params.clone(), self.local.clone());
         let client = AbortOnDropHandle::new(tokio::spawn(self.serve(ours)));
         let (announce, announced) = oneshot::channel();
         let sessions = sessions.clone();
-        let daemon = tokio::spawn(async move { sessions.serve_announced(params, theirs, announce).await });
+        let daemon = tokio::spawn(async move { sessions.serve_announced(params, theirs, local, announce).await });
         let daemon = AbortOnDropHandle::new(daemon);
         match announced.await {
             Ok(session) => Ok(Attached { session, _client: client, _daemon: daemon }),

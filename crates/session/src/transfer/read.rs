@@ -6,10 +6,11 @@ use super::{
     walk::Content,
 };
 use crate::{Error, Result};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cooper_wire::fsync::Packet;
 use parking_lot::{Condvar, Mutex};
 use rustix::{
+    buffer::spare_capacity,
     fd::OwnedFd,
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -141,17 +142,17 @@ impl Reader<'_> {
         // One byte more than expected: a short read then proves the end without another call.
         let len = usize::try_from(size).map_or(READ, |size| (size + 1).clamp(512, READ));
         loop {
-            let mut buffer = BytesMut::zeroed(len);
+            let mut buffer = Vec::with_capacity(len);
             let read = loop {
-                match rustix::io::read(file, &mut buffer[..]) {
+                match rustix::io::read(file, spare_capacity(&mut buffer)) {
                     Err(Errno::INTR) => {}
                     other => break other,
                 }
             };
             let read = read.map_err(|e| Error::file("read", path, e))?;
-            buffer.truncate(read);
-            self.data(id, buffer.freeze())?;
-            if read < len {
+            let end = read < buffer.capacity();
+            self.data(id, buffer.into())?;
+            if end {
                 return Ok(());
             }
         }

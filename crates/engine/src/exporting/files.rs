@@ -1,0 +1,142 @@
+//! File trees for the client: into a directory, or as one archive.
+
+use super::{image::trees, progress::Bars};
+use crate::{
+    bridge::{Bridge, BuildResult, Refs},
+    build_error::BuildError,
+    domain::StepError,
+    internal_step::Step,
+    worker::ReadTree,
+};
+use bytes::Bytes;
+use cooper_export::{FsAttrs, LocalMode, Progress as _, Tree, check_duplicates, local_source, write_tar};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::PathBuf,
+};
+use tokio::sync::mpsc;
+
+/// Bytes of an archive that are sent at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Trees opened for reading, kept open while they are read.
+struct Opened {
+    trees: Vec<Tree>,
+    several: bool,
+    _held: Vec<(ReadTree, OwnedFd)>,
+}
+
+async fn open(bridge: &Bridge, result: &BuildResult) -> Result<Opened, BuildError> {
+    let worker = bridge.worker();
+    let mut opened = Opened { trees: Vec::new(), several: matches!(result.refs, Refs::Map(_)), _held: Vec::new() };
+    for (platform, tree) in trees(result).await? {
+        worker.bring_for(&tree, std::slice::from_ref(bridge.job())).await?;
+        let read = worker.read(&tree)?;
+        let fd = cooper_rooted::mount::detached(read.mount())
+            .map_err(StepError::while_doing("cannot open the result for reading"))?;
+        let epoch = result
+            .metadata
+            .get(&format!("source.date.epoch/{}", platform.id))
+            .or_else(|| result.metadata.get("source.date.epoch"));
+        opened.trees.push(Tree {
+            id: platform.id,
+            root: PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            files: BTreeMap::new(),
+            epoch: epoch.and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()),
+        });
+        opened._held.push((read, fd));
+    }
+    Ok(opened)
+}
+
+/// Into a directory of the client.
+pub async fn to_directory(
+    bridge: &Bridge,
+    attrs: FsAttrs,
+    index: usize,
+    result: &BuildResult,
+    step: &Step,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let opened = open(bridge, result).await?;
+    let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
+    if !attrs.split(opened.several) && opened.trees.len() > 1 {
+        let trees = opened.trees.clone();
+        let checked = tokio::task::spawn_blocking(move || check_duplicates(&trees)).await;
+        checked.map_err(StepError::while_doing("comparing results ended abnormally"))??;
+    }
+    let bars = Bars::new(step);
+    bars.started("copying files");
+    let mut outcome = Ok(());
+    for (source, options) in local_source(&opened.trees, opened.several, &attrs) {
+        let sent = session.send_dir(index, source, options, attrs.mode == LocalMode::Delete).await;
+        if let Err(error) = sent {
+            outcome = Err(error);
+            break;
+        }
+    }
+    bars.finished("copying files", outcome.is_ok());
+    outcome?;
+    Ok(attrs.metadata)
+}
+
+/// As one archive for the client.
+pub async fn to_archive(
+    bridge: &Bridge,
+    attrs: FsAttrs,
+    index: usize,
+    result: &BuildResult,
+    step: &Step,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let opened = open(bridge, result).await?;
+    let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
+    let metadata = attrs.metadata.clone();
+    let mut sink = session.send_tar(index, &metadata)?;
+    let bars = Bars::new(step);
+    bars.started("sending tarball");
+    let (sender, mut chunks) = mpsc::channel::<Bytes>(4);
+    let several = opened.several && attrs.split(opened.several);
+    let trees = opened.trees.clone();
+    let write = tokio::task::spawn_blocking(move || {
+        let mut out = io::BufWriter::with_capacity(CHUNK, Chunks(sender));
+        write_tar(&trees, several, &attrs, &mut out)?;
+        io::Write::flush(&mut out).map_err(cooper_export::Error::Output)
+    });
+    let mut sent = Ok(());
+    while let Some(chunk) = chunks.recv().await {
+        sent = sink.write_bytes(chunk).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    drop(chunks);
+    let written = write.await.map_err(StepError::while_doing("writing an archive ended abnormally"))?;
+    let finished = sink.finish().await;
+    let success = finished.is_ok() && written.is_ok();
+    bars.finished("sending tarball", success);
+    match finished {
+        Err(error) if error.already_exists() => {}
+        Err(error) => return Err(error.into()),
+        Ok(()) => {
+            written?;
+            sent.map_err(StepError::while_doing("cannot send the archive"))?;
+        }
+    }
+    Ok(metadata)
+}
+
+/// A writer that hands on what it gets.
+struct Chunks(mpsc::Sender<Bytes>);
+
+impl io::Write for Chunks {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.blocking_send(Bytes::copy_from_slice(data)).map_err(gone)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Images: layers packed, documents assembled, then stored, pushed or sent.
+
+use super::progress::Bars;
+use crate::{
+    bridge::{Bridge, BuildResult, Ref},
+    build_error::BuildError,
+    domain::StepError,
+    internal_step::Step,
+    pack::{Packed, Packing},
+    tree::Tree,
+    worker::Worker,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use cooper_content::{BlobSource, ByteStream, SourceError};
+use cooper_export::{
+    CompressionKind, ImageAttrs, Names, PlatformEntry, Platforms, Progress as _,
+    assemble::{Assembled, Image, Input, LayerBlob, assemble},
+    keys, step as shown,
+    write::{ArchiveKind, push, write_archive, write_session_store},
+};
+use cooper_layer::Compression;
+use cooper_oci::{Descriptor, Digest, annotations};
+use cooper_source::image::Names as _;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
+
+/// The content store of a client into which layouts are written.
+const EXPORT_STORE: &str = "export";
+
+/// An image with everything that it is made of.
+struct Made {
+    image: Assembled,
+    blobs: Blobs,
+    names: Names,
+}
+
+/// Serves layers from wherever each is.
+#[derive(Debug)]
+struct Blobs(HashMap<Digest, Arc<dyn BlobSource>>);
+
+#[async_trait]
+impl BlobSource for Blobs {
+    async fn stream(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream, SourceError> {
+        match self.0.get(&desc.digest) {
+            Some(source) => source.stream(desc, offset).await,
+            None => Err(SourceError::NotFound { digest: desc.digest.clone(), place: "this export".to_owned() }),
+        }
+    }
+}
+
+/// Into the local image store; pushed when asked for.
+pub async fn to_store(
+    bridge: &Bridge,
+    attrs: ImageAttrs,
+    result: &BuildResult,
+    step: &Step,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let attrs = attrs.with_defaults(true, true);
+    let bars = Bars::new(step);
+    let made = make(bridge, &attrs, result, &bars).await?;
+    let worker = bridge.worker();
+    let store = &worker.layers.content;
+    if attrs.store.unwrap_or(true) {
+        let documents = (made.image.clone(), store.clone(), Bars::new(step));
+        let kept = tokio::task::spawn_blocking(move || documents.0.store(&documents.1, &documents.2));
+        kept.await.map_err(StepError::while_doing("storing an image ended abnormally"))??;
+        if !attrs.store_allow_incomplete {
+            fetch_missing(worker, &made).await?;
+        }
+        for name in &made.names.stored {
+            let bar = format!("naming to {name}");
+            shown(&bars, &bar, async {
+                let full = name.parse::<cooper_oci::ImageRef>().map_err(StepError::while_doing(""))?;
+                let full = full.with_default_tag().to_string();
+                worker.names.set(&full, &made.image.root).map_err(StepError::while_doing(""))
+            })
+            .await?;
+        }
+    }
+    if attrs.unpack {
+        bars.started("unpacking");
+        for (_, tree) in trees(result).await? {
+            worker.bring_for(&tree, std::slice::from_ref(bridge.job())).await?;
+        }
+        bars.finished("unpacking", true);
+    }
+    if attrs.push {
+        if made.names.given.is_empty() {
+            return Err(BuildError::refused("an image to be pushed needs a name: set the attribute name=REGISTRY/REPOSITORY:TAG"));
+        }
+        let client = worker.registry_client(std::slice::from_ref(bridge.job()));
+        for name in &made.names.given {
+            push(&client, &made.image, name, &attrs, &made.blobs, &bars).await?;
+        }
+    }
+    let mut response = made.image.response(&made.names);
+    response.extend(attrs.metadata.clone());
+    Ok(response)
+}
+
+/// Downloads the layers that are not here yet: the store keeps whole images.
+async fn fetch_missing(worker: &Worker, made: &Made) -> Result<(), BuildError> {
+    let store = &worker.layers.content;
+    let missing = made.image.layers.iter().filter(|d| !store.contains(&d.digest));
+    let fetches = missing.map(|desc| cooper_content::fetch(store, &made.blobs, desc, None, |_| {}));
+    let fetched = futures::future::try_join_all(fetches).await;
+    fetched.map(drop).map_err(|e| StepError::while_doing("cannot fetch a layer of the image")(e).into())
+}
+
+/// An archive or a layout for the client.
+pub async fn to_client(
+    bridge: &Bridge,
+    attrs: ImageAttrs,
+    kind: ArchiveKind,
+    index: usize,
+    result: &BuildResult,
+    step: &Step,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let attrs = attrs.with_defaults(true, true);
+    let bars = Bars::new(step);
+    let mut made = make(bridge, &attrs, result, &bars).await?;
+    let created = attrs.epoch.flatten().map_or_else(SystemTime::now, |s| {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(s).unwrap_or(0))
+    });
+    made.image.root.annotations.entry(annotations::CREATED.to_owned()).or_insert_with(|| rfc3339(created));
+    let mut response = made.image.response(&made.names);
+    let names = made.names.normalized()?;
+    if !names.is_empty() {
+        let full: Vec<String> = names.iter().map(ToString::to_string).collect();
+        response.insert(keys::IMAGE_NAME.to_owned(), full.join(","));
+    }
+    response.extend(attrs.metadata.clone());
+    let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
+    if attrs.tar.unwrap_or(true) {
+        let mut sink = session.send_tar(index, &response)?;
+        let sent = write_archive(&made.image, &names, kind, &made.blobs, &mut sink, &bars).await;
+        let finished = sink.finish().await;
+        // The client's reason to refuse is better than the broken pipe that follows from it.
+        match (sent, finished) {
+            (_, Err(error)) if error.already_exists() => {}
+            (_, Err(error)) => return Err(error.into()),
+            (sent, Ok(())) => sent?,
+        }
+    } else {
+        let store = session.content_store(EXPORT_STORE);
+        write_session_store(&made.image, &made.blobs, &store, &bars).await?;
+    }
+    Ok(response)
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+/// The trees of a result with their platforms, in the order of its platform list.
+pub async fn trees(result: &BuildResult) -> Result<Vec<(PlatformEntry, Tree)>, BuildError> {
+    let metadata = |key: &str| result.metadata.get(key).map(Vec::as_slice);
+    let platforms = Platforms::parse(metadata("refs.platforms"), metadata("containerimage.config"))?;
+    let refs: BTreeMap<&str, Option<&Ref>> = result.refs.iter().into_iter().collect();
+    let several = matches!(result.refs, crate::bridge::Refs::Map(_));
+    let mut trees = Vec::with_capacity(platforms.0.len());
+    for platform in platforms.0 {
+        let found = match refs.get(platform.id.as_str()) {
+            Some(found) => *found,
+            None if several => {
+                return Err(BuildError::refused(format!("failed to find ref for platform {}", platform.id)));
+            }
+            None => refs.get("").copied().flatten(),
+        };
+        let tree = match found {
+            Some(r) => r.evaluate().await?,
+            None => Tree::default(),
+        };
+        trees.push((platform, tree));
+    }
+    if let [_] = trees.as_slice() {
+        return Ok(trees);
+    }
+    if !several {
+        return Err(BuildError::refused("unable to export multiple platforms from a result with a single ref"));
+    }
+    Ok(trees)
+}
+
+async fn make(bridge: &Bridge, attrs: &ImageAttrs, result: &BuildResult, bars: &Bars) -> Result<Made, BuildError> {
+    attrs.validate()?;
+    let trees = trees(result).await?;
+    let several = matches!(result.refs, crate::bridge::Refs::Map(_));
+    let packing = packing(attrs, result)?;
+    let mut blobs = HashMap::new();
+    let mut images = Vec::new();
+    bars.started("exporting layers");
+    for (platform, tree) in trees {
+        let packed = bridge.worker().pack(&tree, packing, std::slice::from_ref(bridge.job())).await?;
+        let packed: Vec<Packed> = packed.into_iter().flatten().collect();
+        blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
+        let entry = |key: &str| {
+            let keyed = result.metadata.get(&format!("{key}/{}", platform.id));
+            keyed.or_else(|| result.metadata.get(key)).map(|v| Bytes::from(v.clone()))
+        };
+        let epoch = entry("source.date.epoch").and_then(|v| std::str::from_utf8(&v).ok()?.parse().ok());
+        images.push(Image {
+            layers: packed.iter().map(layer).collect(),
+            config: entry("containerimage.config"),
+            base_config: entry("containerimage.base.config"),
+            inline_cache: entry("containerimage.inlinecache"),
+            epoch,
+            attest: None,
+            platform,
+        });
+    }
+    bars.finished("exporting layers", true);
+    let image = assemble(&Input { images, several }, attrs)?;
+    let own = result.metadata.get("image.name").and_then(|n| std::str::from_utf8(n).ok());
+    let names = Names::of(attrs, own, &image.root.digest);
+    Ok(Made { image, blobs: Blobs(blobs), names })
+}
+
+fn layer(packed: &Packed) -> LayerBlob {
+    let record = packed.layer.record();
+    LayerBlob {
+        descriptor: packed.descriptor.clone(),
+        diff_id: packed.diff_id.clone(),
+        created: Some(record.created as i64 * 1_000_000),
+        description: record.description,
+    }
+}
+
+fn packing(attrs: &ImageAttrs, result: &BuildResult) -> Result<Packing, BuildError> {
+    let choice = &attrs.compression;
+    let compression = match choice.kind {
+        CompressionKind::Uncompressed => Compression::Uncompressed,
+        CompressionKind::Gzip => Compression::Gzip,
+        CompressionKind::Zstd => Compression::Zstd,
+        CompressionKind::Estargz => {
+            return Err(BuildError::refused("compression=estargz is not supported; use gzip or zstd"));
+        }
+    };
+    let of_result = || result.metadata.get("source.date.epoch").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    let epoch = if attrs.rewrite_timestamp { attrs.epoch.unwrap_or_else(of_result) } else { None };
+    Ok(Packing { compression, level: choice.level, force: choice.force, epoch })
+}
