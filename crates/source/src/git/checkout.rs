@@ -81,7 +81,8 @@ async fn clone_into(
     // The bare repository advertises the commit under a name made for this.
     let name = format!("refs/cooper/checkout/{}", commit.checksum);
     git.run("failed to name a commit of", Place::bare(bare), ["update-ref", &name, &commit.checksum]).await?;
-    let spec = if commit.reference.starts_with("refs/") { format!("{name}:{}", commit.reference) } else { name.clone() };
+    let spec =
+        if commit.reference.starts_with("refs/") { format!("{name}:{}", commit.reference) } else { name.clone() };
     let fetch = ["fetch", "--quiet", "-u", "--no-tags", "--depth=1", "--", "origin", &spec];
     git.run("failed to fetch remote", place, fetch).await?;
     git.run("failed to checkout remote", place, ["checkout", "--quiet", "--detach", "FETCH_HEAD"]).await?;

@@ -20,9 +20,6 @@ pub enum GitError {
         /// What git said.
         stderr: String,
     },
-    /// The address is not one of a git repository.
-    #[error(transparent)]
-    Url(#[from] cooper_llb::git_url::GitUrlError),
     /// A reference that git could take for an option.
     #[error("invalid git ref {0:?}")]
     Reference(String),

@@ -87,7 +87,11 @@ async fn fetch(git: &Git<'_>, dir: &Path, commit: &GitCommit) -> Result<(), GitE
     }
     args.extend(["--", "origin", "+refs/*:refs/cooper/all/*"]);
     git.run("failed to fetch remote", Place::bare(dir), args).await?;
-    if has(git, dir, &commit.checksum).await { Ok(()) } else { Err(GitError::Moved { reference: commit.reference.clone(), commit: commit.checksum.clone() }) }
+    if has(git, dir, &commit.checksum).await {
+        Ok(())
+    } else {
+        Err(GitError::Moved { reference: commit.reference.clone(), commit: commit.checksum.clone() })
+    }
 }
 
 /// Fetches one commit without its history, or with it where the transport cannot do without.
@@ -126,7 +130,9 @@ async fn verify(git: &Git<'_>, dir: &Path, request: &GitRequest, commit: &GitCom
     }
     let peeled = format!("{}^{{commit}}", commit.checksum);
     let actual = git.line("failed to rev-parse a commit of", Place::bare(dir), ["rev-parse", &peeled]).await?;
-    if actual.starts_with(expected.as_str()) { Ok(()) } else {
+    if actual.starts_with(expected.as_str()) {
+        Ok(())
+    } else {
         let both = if actual == commit.checksum { actual } else { format!("{} or {actual}", commit.checksum) };
         Err(GitError::Mismatch { expected: expected.clone(), actual: both })
     }

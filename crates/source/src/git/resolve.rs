@@ -301,7 +301,11 @@ async fn authorization(request: &GitRequest, access: &dyn GitAccess) -> Result<O
         let secret = secret.map_err(|source| GitError::Secret { id, remote: redacted(&request.remote), source })?;
         let Some(secret) = secret else { continue };
         let text = String::from_utf8_lossy(&secret);
-        let value = if is_token { format!("basic {}", STANDARD.encode(format!("x-access-token:{}", text.trim()))) } else { text.trim().to_owned() };
+        let value = if is_token {
+            format!("basic {}", STANDARD.encode(format!("x-access-token:{}", text.trim())))
+        } else {
+            text.trim().to_owned()
+        };
         let key = format!("http.{}.extraheader", scope(&request.remote));
         return Ok(Some((key, format!("Authorization: {value}"))));
     }

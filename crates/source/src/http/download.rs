@@ -222,7 +222,7 @@ impl HttpSource {
         let (tx, mut rx) = mpsc::channel::<Option<Bytes>>(8);
         let writer = tokio::task::spawn_blocking(move || {
             let ingest = store.ingest_unkeyed(algorithm)?;
-            let mut sink = if gzip { Sink::Gzip(MultiGzDecoder::new(ingest)) } else { Sink::Plain(ingest) };
+            let mut sink = if gzip { Sink::Gzip(Box::new(MultiGzDecoder::new(ingest))) } else { Sink::Plain(ingest) };
             while let Some(message) = rx.blocking_recv() {
                 match message {
                     Some(chunk) => sink.write(&chunk)?,
@@ -283,7 +283,7 @@ impl From<io::Error> for Stored {
 
 enum Sink {
     Plain(Ingest),
-    Gzip(MultiGzDecoder<Ingest>),
+    Gzip(Box<MultiGzDecoder<Ingest>>),
 }
 
 impl Sink {
