@@ -85,5 +85,5 @@ fn stop_on_signal(stop: CancellationToken) -> Result<()> {
 
 /// The frontends that are part of this program.
 pub fn frontends() -> Vec<std::sync::Arc<dyn cooper_engine::Frontend>> {
-    Vec::new()
+    cooper_frontend::builtin()
 }

@@ -36,7 +36,7 @@ impl Program {
         match self {
             Self::Cooper => concat!(env!("CARGO_PKG_VERSION"), " (protocol ", protocol_version!(), ")"),
             Self::Buildctl | Self::Buildkitd => {
-                concat!("github.com/moby/buildkit ", protocol_version!(), " cooper-", env!("CARGO_PKG_VERSION"))
+                concat!("github.com/moby/buildkit ", protocol_version!(), " cooperage-", env!("CARGO_PKG_VERSION"))
             }
         }
     }

@@ -499,6 +499,9 @@ impl DaemonConfig {
                     .into(),
             ));
         }
+        if !self.worker.oci.user_remap_unsupported.is_empty() {
+            return Err(ConfigError::Unsupported("worker.oci.userRemapUnsupported is not supported".into()));
+        }
         if !matches!(self.log.format.as_str(), "" | "text" | "json") {
             return Err(ConfigError::Value {
                 name: "log.format",

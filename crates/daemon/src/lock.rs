@@ -76,6 +76,13 @@ impl RootLock {
         Ok(lock)
     }
 
+    /// Waits until nobody holds the lock of a directory. Blocks; somebody else may be faster afterwards.
+    pub fn wait(root: &Path) -> Result<(), LockError> {
+        let fault = |source| LockError::Io { root: root.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(root.join(LOCK_FILE)).map_err(fault)?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|errno| fault(errno.into()))
+    }
+
     /// Writes down who holds the lock, for the message that the next one gets.
     pub fn describe(&mut self, addresses: &[String]) -> io::Result<()> {
         self.file.set_len(0)?;

@@ -5,7 +5,7 @@ use cooper_wire::control::{DiskUsageRequest, UsageRecord};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::{print_formatted, template};
+use super::{list, print_formatted, template};
 use crate::client::control;
 use crate::error::{CliError, Result, print};
 use crate::table::{Fill, Table};
@@ -35,7 +35,7 @@ pub async fn run(channel: Channel, flags: DuFlags) -> Result<()> {
     let mut records = response.into_inner().record;
     records.sort_by(|a, b| (a.size, &a.id).cmp(&(b.size, &b.id)));
     if let Some(template) = template {
-        return print_formatted(&template, &Value::Array(records.iter().map(json).collect()));
+        return print_formatted(&template, &list(records.iter().map(json)));
     }
     let mut text = if flags.verbose { verbose(&records) } else { short(&records) };
     if unfiltered {
@@ -66,14 +66,25 @@ pub const HEADER: &str = "ID\t\t\t\t\t\t\t\t\tRECLAIMABLE\tSIZE\t\tLAST ACCESSED
 
 /// One line of the short table. Columns have fixed widths, so that lines can be printed as they come.
 pub fn row(record: &UsageRecord) -> String {
-    let id = format!("{}{}", record.id, if record.mutable { "*" } else { "" });
-    let size = format!("{}{}", Bytes(record.size), if record.shared { "*" } else { "" });
+    let [id, reclaimable, size] = cells(record);
     let gap = if size.len() < 8 { "\t\t" } else { "\t" };
-    format!("{id:<71}\t{:<11}\t{size}{gap}\n", !record.in_use)
+    format!("{id}\t{reclaimable}\t{size}{gap}\n")
 }
 
 fn short(records: &[UsageRecord]) -> String {
-    std::iter::once(HEADER.to_owned()).chain(records.iter().map(row)).collect()
+    let mut table = Table::new(Fill::Tabs);
+    table.line(["ID", "RECLAIMABLE", "SIZE", "LAST ACCESSED"]);
+    for record in records {
+        let [id, reclaimable, size] = cells(record);
+        table.line([&id, &reclaimable, &size, ""]);
+    }
+    table.finish()
+}
+
+fn cells(record: &UsageRecord) -> [String; 3] {
+    let id = format!("{}{}", record.id, if record.mutable { "*" } else { "" });
+    let size = format!("{}{}", Bytes(record.size), if record.shared { "*" } else { "" });
+    [format!("{id:<71}"), format!("{:<11}", !record.in_use), size]
 }
 
 /// Everything about each record, one `key: value` per line.

@@ -20,6 +20,12 @@ pub fn print_formatted(template: &Template, value: &Value) -> Result<()> {
     print(&format!("{}\n", template.render(value).map_err(usage)?))
 }
 
+/// A list as Go writes it: an empty one is `null`.
+pub fn list(items: impl Iterator<Item = Value>) -> Value {
+    let items: Vec<_> = items.collect();
+    if items.is_empty() { Value::Null } else { Value::Array(items) }
+}
+
 fn usage(error: TemplateError) -> CliError {
     CliError::Usage(error.to_string())
 }

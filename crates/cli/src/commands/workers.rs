@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::info::version_json;
-use super::{print_formatted, template};
+use super::{list, print_formatted, template};
 use crate::client::control;
 use crate::error::{CliError, Result, print};
 use crate::table::{Fill, Table};
@@ -35,7 +35,7 @@ pub async fn run(channel: Channel, flags: WorkersFlags) -> Result<()> {
     let response = control(channel).list_workers(request).await.map_err(CliError::rpc("failed to list workers"))?;
     let workers = response.into_inner().record;
     match template {
-        Some(template) => print_formatted(&template, &workers.iter().map(json).collect()),
+        Some(template) => print_formatted(&template, &list(workers.iter().map(json))),
         None if flags.verbose => print(&verbose(&workers)),
         None => print(&short(&workers)),
     }

@@ -88,10 +88,10 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
     let subrequest = build.subrequest;
 
-    let channel = global.connect(&flags.engine, &build.entitlements).await?;
+    let engine = global.connect(&flags.engine, &build.entitlements).await?;
     let interrupt = Interrupt::install()?;
     let progress = Progress::start(mode, Stream::Stderr, Vec::new());
-    let outcome = build::run(channel, build, progress, interrupt).await?;
+    let outcome = engine.finish(build::run(engine.channel(), build, progress, interrupt).await).await?;
 
     if subrequest {
         return answer(&outcome);
@@ -108,7 +108,7 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     }
     match digest {
         Some(digest) if flags.quiet => print(&format!("{digest}\n")),
-        Some(digest) if kept && mode != Mode::RawJson => {
+        Some(digest) if kept && !matches!(mode, Mode::Quiet | Mode::RawJson) => {
             let names = outcome.response.get("image.name").map_or("", String::as_str);
             tell_image(names, digest);
             Ok(())
@@ -148,6 +148,10 @@ fn tell_warnings(warnings: &[VertexWarning]) {
 /// A subrequest's text, and its verdict as the exit code.
 fn answer(outcome: &Outcome) -> Result<()> {
     crate::buildctl::print_result(&outcome.metadata)?;
+    let lint = outcome.metadata.contains_key("result.statuscode");
+    if lint && outcome.metadata.get("result.txt").is_none_or(Vec::is_empty) {
+        print("no warnings found\n")?;
+    }
     let status = outcome.metadata.get("result.statuscode").map(|code| String::from_utf8_lossy(code).into_owned());
     match status.as_deref().map(str::trim) {
         None | Some("" | "0") => Ok(()),

@@ -4,25 +4,50 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cooper_daemon::config::{DaemonConfig, Defaults, in_user_namespace, load};
-use cooper_daemon::{Daemon, lock};
+use cooper_daemon::lock::{self, LockError, RootLock};
+use cooper_daemon::{Daemon, ServeError};
 
 use super::EmbeddedFlags;
 use crate::client::connect::{BoxedIo, Connector};
 use crate::client::pairs::process_env;
 use crate::error::{CliError, Result};
 
-/// Starts the engine and returns the way to it. It lives as long as the connector does.
-pub fn start(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Connector> {
+/// What the lock file says of a holder like this one.
+const HOLDER: &str = "a build without a daemon";
+
+/// Opens the engine. While another build without a daemon has the state directory, its end is awaited.
+pub async fn open(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Daemon> {
     let mut config = configuration(flags, entitlements)?;
     let root = config.root.take().unwrap_or_default();
-    config.root = Some(lock::absolute(&root).map_err(CliError::file("cannot use the state directory", &root))?);
+    let root = lock::absolute(&root).map_err(CliError::file("cannot use the state directory", &root))?;
+    config.root = Some(root.clone());
     // Nobody can connect from outside; this only tells the next process who holds the directory.
-    config.grpc.address = vec!["a build in this process".into()];
-    let daemon = Arc::new(Daemon::open(config, crate::daemon::frontends(), None)?);
-    Ok(Arc::new(move || {
+    config.grpc.address = vec![HOLDER.into()];
+    let mut told = false;
+    loop {
+        match Daemon::open(config.clone(), crate::daemon::frontends(), None) {
+            Err(ServeError::Lock(LockError::Held { holder, .. })) if holder.contains(HOLDER) => {
+                if !std::mem::replace(&mut told, true) {
+                    let pid = holder.lines().next().unwrap_or_default();
+                    eprintln!("waiting for another build ({pid}) to let go of {}", root.display());
+                }
+                let root = root.clone();
+                tokio::task::spawn_blocking(move || RootLock::wait(&root))
+                    .await
+                    .map_err(|_| CliError::Unsupported("waiting for the state directory failed".into()))?
+                    .map_err(ServeError::from)?;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// Connections to an engine that was opened.
+pub fn connector(daemon: Arc<Daemon>) -> Connector {
+    Arc::new(move || {
         let connection = daemon.connect();
         Box::pin(async move { Ok(Box::new(connection) as BoxedIo) })
-    }))
+    })
 }
 
 fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<DaemonConfig> {

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use cooper_daemon::Daemon;
 use tonic::transport::Channel;
 
 use crate::client::connect::{Endpoint, TlsFiles, connect};
@@ -113,14 +115,23 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
 async fn run(global: GlobalFlags, command: Command) -> Result<()> {
     match command {
         Command::Build(flags) => build::run(&global, *flags).await,
-        Command::Du(du) => du::run(global.connect(&du.engine, &[]).await?, du.flags).await,
-        Command::Prune(prune) => prune::run(global.connect(&prune.engine, &[]).await?, prune.flags).await,
-        Command::Workers(workers) => workers::run(global.connect(&workers.engine, &[]).await?, workers.flags).await,
+        Command::Du(du) => {
+            let engine = global.connect(&du.engine, &[]).await?;
+            engine.finish(du::run(engine.channel(), du.flags).await).await
+        }
+        Command::Prune(prune) => {
+            let engine = global.connect(&prune.engine, &[]).await?;
+            engine.finish(prune::run(engine.channel(), prune.flags).await).await
+        }
+        Command::Workers(workers) => {
+            let engine = global.connect(&workers.engine, &[]).await?;
+            engine.finish(workers::run(engine.channel(), workers.flags).await).await
+        }
         Command::Version(version) => {
             print(&format!("cooper {}\n", Program::Cooper.version()))?;
             // An engine is only asked when one is named: a version must not create a state directory.
             match global.address() {
-                Some(_) => info::run(global.connect(&version.engine, &[]).await?, version.flags).await,
+                Some(_) => info::run(global.connect(&version.engine, &[]).await?.channel(), version.flags).await,
                 None => Ok(()),
             }
         }
@@ -135,9 +146,9 @@ impl GlobalFlags {
         named.filter(|address| !address.is_empty())
     }
 
-    /// A channel to the named daemon, or to the engine in this process.
-    pub async fn connect(&self, engine: &EmbeddedFlags, entitlements: &[String]) -> Result<Channel> {
-        let endpoint = match self.address() {
+    /// The named daemon, or an engine in this process.
+    pub async fn connect(&self, engine: &EmbeddedFlags, entitlements: &[String]) -> Result<Engine> {
+        let (endpoint, embedded) = match self.address() {
             Some(address) => {
                 if let Some(flag) = engine.given() {
                     return Err(CliError::Usage(format!(
@@ -150,11 +161,37 @@ impl GlobalFlags {
                     cert: self.tlscert.clone(),
                     key: self.tlskey.clone(),
                 };
-                Endpoint::remote(&address, tls, Some(DIAL_LIMIT))?
+                (Endpoint::remote(&address, tls, Some(DIAL_LIMIT))?, None)
             }
-            None => Endpoint::Embedded(embedded::start(engine, entitlements)?),
+            None => {
+                let daemon = Arc::new(embedded::open(engine, entitlements).await?);
+                (Endpoint::Embedded(embedded::connector(Arc::clone(&daemon))), Some(daemon))
+            }
         };
-        connect(&endpoint).await
+        Ok(Engine { channel: connect(&endpoint).await?, embedded })
+    }
+}
+
+/// A connected engine, here or elsewhere.
+pub struct Engine {
+    channel: Channel,
+    embedded: Option<Arc<Daemon>>,
+}
+
+impl Engine {
+    /// For calls.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Lets an engine in this process write down what it has learnt. Passes the command's result on.
+    pub async fn finish<T>(&self, result: Result<T>) -> Result<T> {
+        if let Some(daemon) = &self.embedded {
+            let engine = daemon.engine().clone();
+            // What could not be written is built anew next time; the result stands.
+            let _ = tokio::task::spawn_blocking(move || engine.flush()).await;
+        }
+        result
     }
 }
 

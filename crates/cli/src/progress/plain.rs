@@ -99,7 +99,8 @@ impl Plain {
         let waited = |id: StepId| now.saturating_sub(model.steps[id].activity.since);
         #[allow(clippy::cast_precision_loss)]
         let speed = |id: StepId| f64::from(model.steps[id].activity.count) / (waited(id).max(1) as f64 / SECOND as f64);
-        let busiest = running.iter().copied().max_by(|&a, &b| speed(a).total_cmp(&speed(b)))?;
+        // Of equally busy ones, the first.
+        let busiest = running.iter().rev().copied().max_by(|&a, &b| speed(a).total_cmp(&speed(b)))?;
         let Some(current) = self.current else { return Some(busiest) };
         if let Some(&starved) = running.iter().find(|&&id| waited(id) > MAX_DELAY) {
             return Some(starved);

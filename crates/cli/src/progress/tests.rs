@@ -231,12 +231,12 @@ fn small_screens_keep_what_is_running() {
     let text = String::from_utf8(out).unwrap().replace("\x1b[K", "");
     insta::assert_snapshot!(text.replace("\x1b[?25l", "").replace("\x1b[?25h", "").replace("\x1b[J", ""), @r"
     [+] Building 1.0s (27/30)
-     => step 0               1.0s
-     => step 10              1.0s
-     => step 20              1.0s
-     => step 27              0.0s
-     => step 28              0.0s
-     => step 29              0.0s
+     => step 0                1.0s
+     => step 10               1.0s
+     => step 20               1.0s
+     => step 27               0.0s
+     => step 28               0.0s
+     => step 29               0.0s
     ");
 }
 

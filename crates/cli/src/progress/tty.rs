@@ -15,6 +15,8 @@ const RESET: &str = "\x1b[0m";
 const MIN_NAME: usize = 12;
 /// Cells of a transfer bar.
 const BAR_CELLS: usize = 10;
+/// A rate of less time than this says little.
+const RATE_AFTER: Nanos = 500_000_000;
 /// Shorter times are noise.
 const MIN_SHOWN: Nanos = 50_000_000;
 
@@ -50,7 +52,8 @@ fn terminal_size() -> (usize, usize) {
 /// One row of the list.
 struct Row {
     left: String,
-    status: String,
+    /// The same in fewer and fewer words; the first that fits is shown.
+    statuses: Vec<String>,
     elapsed: Nanos,
     tone: Tone,
     /// Rows of running things are the last to be dropped on a small screen.
@@ -138,7 +141,7 @@ impl Tty {
             rows.extend(step.bars.iter().filter_map(|bar| bar_row(bar, now)));
             rows.extend(step.warnings.iter().map(|warning| Row {
                 left: format!(" => WARN: {}", printable(warning.as_bytes())),
-                status: String::new(),
+                statuses: Vec::new(),
                 elapsed: step.elapsed(now),
                 tone: Tone::Canceled,
                 running: false,
@@ -148,7 +151,7 @@ impl Tty {
                 let skip = step.log.tail.len().saturating_sub(self.log_lines);
                 rows.extend(step.log.tail.iter().skip(skip).map(|line| Row {
                     left: format!(" => => # {}", printable(unstamped(line))),
-                    status: String::new(),
+                    statuses: Vec::new(),
                     elapsed: 0,
                     tone: Tone::Faint,
                     running: true,
@@ -173,7 +176,7 @@ fn step_row(step: &Step, now: Nanos) -> Row {
     };
     Row {
         left: format!(" => {prefix}{}", printable(step.name.as_bytes())),
-        status: String::new(),
+        statuses: Vec::new(),
         elapsed: step.elapsed(now),
         tone,
         running: !completed,
@@ -185,23 +188,25 @@ fn bar_row(bar: &Bar, now: Nanos) -> Option<Row> {
     let started = bar.started?;
     let running = bar.completed.is_none();
     let elapsed = bar.completed.unwrap_or(now).saturating_sub(started).max(0);
-    let mut status = String::new();
-    if bar.total > 0 {
-        if running {
-            status.push_str(&gauge(bar.current, bar.total));
-        }
-        let _ = write!(status, "{} / {}", Bytes(bar.current), Bytes(bar.total));
-    } else if bar.current != 0 {
-        let _ = write!(status, "{}", Bytes(bar.current));
-    }
-    if running && bar.current > 0 && elapsed > MIN_SHOWN * 10 {
+    let amount = match (bar.current, bar.total) {
+        (0, 0) => String::new(),
+        (current, 0) => Bytes(current).to_string(),
+        (current, total) => format!("{} / {}", Bytes(current), Bytes(total)),
+    };
+    let mut statuses = Vec::new();
+    if running && bar.current > 0 && elapsed > RATE_AFTER {
         let rate = i128::from(bar.current) * 1_000_000_000 / i128::from(elapsed);
-        let _ = write!(status, " {}/s", Bytes(i64::try_from(rate).unwrap_or(i64::MAX)));
+        let rate = format!("{amount} {}/s", Bytes(i64::try_from(rate).unwrap_or(i64::MAX)));
+        if bar.total > 0 {
+            statuses.push(format!("{}{rate}", gauge(bar.current, bar.total)));
+        }
+        statuses.push(rate);
     }
+    statuses.push(amount);
     let tone = if running { Tone::Plain } else { Tone::Done };
     Some(Row {
         left: format!(" => => {}", printable(bar.id.as_bytes())),
-        status,
+        statuses,
         elapsed,
         tone,
         running,
@@ -226,11 +231,9 @@ impl Row {
         let elapsed = if self.elapsed < MIN_SHOWN { 0 } else { self.elapsed };
         let timer = format!(" {:.1}s", seconds(elapsed));
         let mut room = width.checked_sub(timer.len() + 1)?;
-        let mut status = String::new();
-        if !self.status.is_empty() && room > self.status.len() + MIN_NAME + 4 {
-            status = format!(" {}", self.status);
-            room -= status.len();
-        }
+        let fits = |status: &&String| !status.is_empty() && room > status.len() + MIN_NAME;
+        let status = self.statuses.iter().find(fits).map_or_else(String::new, |status| format!(" {status}"));
+        room -= status.len();
         if room < MIN_NAME {
             return None;
         }

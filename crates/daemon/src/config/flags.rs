@@ -329,11 +329,10 @@ fn group_id(group: &str) -> Result<u32, ConfigError> {
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     groups
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut fields = line.split(':');
             (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
         })
-        .next()
         .ok_or_else(|| ConfigError::Value {
             name: "--group",
             message: format!("unknown group {group}, expected a name in /etc/group or a number"),

@@ -141,15 +141,15 @@ fn walk(table: &mut Table, shape: &Shape, place: &str, report: &mut dyn FnMut(St
         let (key, inner) = match shape {
             Leaf => (key, &Leaf),
             Each(inner) => (key, *inner),
-            Keys(known) => match known.iter().find(|(name, _)| name.eq_ignore_ascii_case(&key)) {
-                Some((name, inner)) => ((*name).to_owned(), inner),
-                None => {
+            Keys(known) => {
+                let Some((name, inner)) = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(&key)) else {
                     let nearest = nearest(&key, known.iter().map(|(name, _)| *name));
                     let hint = nearest.map(|name| format!(", did you mean {name}?")).unwrap_or_default();
                     report(format!("unknown key {}{hint}", join(place, &key)));
                     continue;
-                }
-            },
+                };
+                ((*name).to_owned(), inner)
+            }
         };
         let place = join(place, &key);
         match &mut value {

@@ -49,7 +49,8 @@ pub fn parse_go_duration(text: &str) -> Result<Duration, String> {
         nanos += number * unit;
         rest = &rest[unit_len..];
     }
-    if nanos >= i64::MAX as f64 {
+    // Go's limit: 292 years.
+    if nanos >= 9.2e18 {
         return Err(fault());
     }
     Ok(Duration::from_nanos(nanos.round() as u64))
