@@ -7,6 +7,9 @@
 pub mod diagnostic;
 pub mod expand;
 pub mod instruction;
+pub mod language;
+pub mod lower;
+pub mod parser;
 pub mod source;
 pub mod value;
 
