@@ -46,27 +46,40 @@ impl Session {
         options: ReceiveOptions,
     ) -> Result<Received> {
         self.require(DIFF_COPY)?;
-        if let Some(files) = &self.local().files {
-            let (source, send_options) = files.open(&request.name, request.filter.clone())?;
-            let (sink, to_receiver) = packets();
-            let (answers, to_sender) = packets();
-            let sender = tokio::spawn(send(source, send_options, to_sender.map(Ok), sink));
-            let _sender = AbortOnDropHandle::new(sender);
-            return receive(to_receiver.map(Ok), answers, dest, previous, options).await;
-        }
-        let (sink, outgoing) = packets();
-        let request = Request::from_parts(request.to_metadata(), tonic::Extensions::default(), outgoing);
         let transfer = async {
-            let mut grpc = self.grpc();
-            grpc.ready().await.map_err(not_ready)?;
-            let codec = ProstCodec::<Packet, Packet>::default();
-            let incoming = grpc.streaming(request, PathAndQuery::from_static(DIFF_COPY), codec).await?.into_inner();
-            receive(incoming, sink, dest, previous, options).await
+            match &self.local().files {
+                Some(files) => {
+                    let (source, send_options) = files.open(&request.name, request.filter.clone())?;
+                    let (sink, to_receiver) = packets();
+                    let (answers, to_sender) = packets();
+                    let sender = tokio::spawn(send(source, send_options, to_sender.map(Ok), sink));
+                    let _sender = AbortOnDropHandle::new(sender);
+                    receive(to_receiver.map(Ok), answers, dest, previous, options).await
+                }
+                None => self.sync_wired(request, dest, previous, options).await,
+            }
         };
         tokio::select! {
-            outcome = transfer => outcome,
+            biased;
             () = self.ended().cancelled() => Err(Error::Cancelled),
+            outcome = transfer => outcome,
         }
+    }
+
+    async fn sync_wired(
+        &self,
+        request: &SyncRequest,
+        dest: &Path,
+        previous: Option<Arc<Listing>>,
+        options: ReceiveOptions,
+    ) -> Result<Received> {
+        let (sink, outgoing) = packets();
+        let request = Request::from_parts(request.to_metadata(), tonic::Extensions::default(), outgoing);
+        let mut grpc = self.grpc();
+        grpc.ready().await.map_err(not_ready)?;
+        let codec = ProstCodec::<Packet, Packet>::default();
+        let incoming = grpc.streaming(request, PathAndQuery::from_static(DIFF_COPY), codec).await?.into_inner();
+        receive(incoming, sink, dest, previous, options).await
     }
 }
 

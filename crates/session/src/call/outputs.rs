@@ -73,44 +73,56 @@ impl Session {
         multi_platform: bool,
     ) -> Result<Sent> {
         self.require(DIFF_COPY)?;
-        if let Some(dir) = self.local().outputs.as_ref().and_then(|outputs| outputs.dir(exporter)) {
-            dir.check(multi_platform)?;
-            let (sink, to_receiver) = packets();
-            let (answers, to_sender) = packets();
-            let receiver = AbortOnDropHandle::new(tokio::spawn(dir.take(to_receiver.map(Ok), answers)));
-            let sent = send(source, options, to_sender.map(Ok), sink).await;
-            // A failure there is the cause of one here.
-            receiver.await.unwrap_or(Err(Error::Cancelled))?;
-            return sent;
+        let transfer = async {
+            match self.local().outputs.as_ref().and_then(|outputs| outputs.dir(exporter)) {
+                Some(dir) => {
+                    dir.check(multi_platform)?;
+                    let (sink, to_receiver) = packets();
+                    let (answers, to_sender) = packets();
+                    let receiver = AbortOnDropHandle::new(tokio::spawn(dir.take(to_receiver.map(Ok), answers)));
+                    let sent = send(source, options, to_sender.map(Ok), sink).await;
+                    // A failure there is the cause of one here.
+                    receiver.await.unwrap_or(Err(Error::Cancelled))?;
+                    sent
+                }
+                None => self.send_wired(exporter, source, options, multi_platform).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.ended().cancelled() => Err(Error::Cancelled),
+            outcome = transfer => outcome,
         }
+    }
+
+    async fn send_wired(
+        &self,
+        exporter: usize,
+        source: Source,
+        options: SendOptions,
+        multi_platform: bool,
+    ) -> Result<Sent> {
         let (sink, outgoing) = packets();
         let mut request = Request::new(outgoing);
         put(request.metadata_mut(), EXPORTER_ID, &exporter.to_string());
         if multi_platform {
             put(request.metadata_mut(), EXPORTER_MULTI_PLATFORM, "1");
         }
-        let transfer = async {
-            let mut grpc = self.grpc();
-            grpc.ready().await.map_err(not_ready)?;
-            let codec = ProstCodec::<Packet, Packet>::default();
-            // The client speaks once it has the list, which only flows while its answer is awaited.
-            let answer = async move {
-                grpc.streaming(request, PathAndQuery::from_static(DIFF_COPY), codec)
-                    .await
-                    .map(tonic::Response::into_inner)
-            };
-            let mut incoming = Box::pin(answer.try_flatten_stream());
-            let sent = send(source, options, &mut incoming, sink).await?;
-            // The client's own end of the work: it may still fail after it has all files.
-            while let Some(packet) = incoming.next().await {
-                packet?;
-            }
-            Ok(sent)
+        let mut grpc = self.grpc();
+        grpc.ready().await.map_err(not_ready)?;
+        let codec = ProstCodec::<Packet, Packet>::default();
+        // The client speaks once it has the list, which only flows while its answer is awaited.
+        let answer = async move {
+            let path = PathAndQuery::from_static(DIFF_COPY);
+            grpc.streaming(request, path, codec).await.map(tonic::Response::into_inner)
         };
-        tokio::select! {
-            outcome = transfer => outcome,
-            () = self.ended().cancelled() => Err(Error::Cancelled),
+        let mut incoming = Box::pin(answer.try_flatten_stream());
+        let sent = send(source, options, &mut incoming, sink).await?;
+        // The client's own end of the work: it may still fail after it has all files.
+        while let Some(packet) = incoming.next().await {
+            packet?;
         }
+        Ok(sent)
     }
 }
 
