@@ -14,9 +14,10 @@ pub struct Diagnostic {
     pub suggestion: Option<String>,
     /// The offending text, as exactly as is known.
     pub span: Span,
-    /// First line of the instruction concerned, from 1; named in the message of problems with an instruction.
+    /// First line of the instruction concerned, from 1; named in the message of problems with an instruction. Zero when
+    /// only whoever evaluates the instruction knows its lines.
     pub first_line: u32,
-    /// Last line of the instruction concerned.
+    /// Last line of the instruction concerned; zero as above.
     pub last_line: u32,
 }
 
@@ -42,7 +43,7 @@ impl Diagnostic {
 
 impl std::fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.problem.names_line() {
+        if self.first_line > 0 && self.problem.names_line() {
             write!(f, "dockerfile parse error on line {}: ", self.first_line)?;
         }
         f.write_str(&self.short())
@@ -135,7 +136,11 @@ pub enum Problem {
 
     // Comma-separated values of RUN flags.
     #[error("failed to parse csv {what}: {reason}")]
-    Csv { what: &'static str, reason: &'static str },
+    Csv {
+        what: &'static str,
+        #[source]
+        reason: crate::value::CsvError,
+    },
     #[error("invalid field '{0}' must be a key=value pair")]
     FieldWithoutValue(String),
     #[error("unexpected key '{key}' in '{field}'")]

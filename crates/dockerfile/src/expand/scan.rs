@@ -6,11 +6,7 @@ use super::{ExpandReason, Expanded, Expander, Variables, pattern::Pattern};
 const MAX_DEPTH: usize = 200;
 
 /// Expands `text`; the second result is the text split into words.
-pub(super) fn run<V: Variables>(
-    rules: Expander,
-    text: &str,
-    env: &V,
-) -> Result<(Expanded, Vec<String>), ExpandReason> {
+pub(super) fn run<V: Variables>(rules: Expander, text: &str, env: &V) -> Result<(Expanded, Vec<String>), ExpandReason> {
     let mut scan = Scan { rules, rest: text, env, found: Expanded::default(), depth: 0 };
     let out = scan.until(None, rules.keep_escapes)?;
     scan.found.text = out.text;
@@ -111,7 +107,11 @@ impl<V: Variables> Scan<'_, V> {
                 }
                 '\'' | '"' if !self.rules.ignore_quotes => {
                     let before = out.text.len();
-                    if c == '"' { self.double_quoted(&mut out.text, keep_escapes)? } else { self.single_quoted(&mut out.text)? }
+                    if c == '"' {
+                        self.double_quoted(&mut out.text, keep_escapes)?
+                    } else {
+                        self.single_quoted(&mut out.text)?
+                    }
                     out.words.current.push_str(&out.text[before..]);
                 }
                 '<' => {
@@ -220,9 +220,7 @@ impl<V: Variables> Scan<'_, V> {
     /// A name: letters, digits and `_`; or digits alone if it starts with one; or one special parameter.
     fn name(&mut self) -> String {
         let len = match self.peek() {
-            Some(c) if c.is_ascii_digit() => {
-                self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len())
-            }
+            Some(c) if c.is_ascii_digit() => self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len()),
             Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => 1,
             _ => self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len()),
         };
@@ -289,13 +287,20 @@ impl<V: Variables> Scan<'_, V> {
             Some('+') => Ok(if usable.is_some() { word } else { String::new() }),
             Some('?') => match usable {
                 Some(value) => Ok(value.to_owned()),
-                None => Err(ExpandReason::Required { name: name.to_owned(), message: required_message(word, value.is_some()) }),
+                None => Err(ExpandReason::Required {
+                    name: name.to_owned(),
+                    message: required_message(word, value.is_some()),
+                }),
             },
             Some(sign @ ('#' | '%')) => {
                 let longest = word.starts_with(sign);
                 let pattern = Pattern::parse(if longest { &word[1..] } else { &word })?;
                 let value = value.unwrap_or_default();
-                let trimmed = if sign == '#' { pattern.trim_prefix(&value, longest) } else { pattern.trim_suffix(&value, longest) };
+                let trimmed = if sign == '#' {
+                    pattern.trim_prefix(&value, longest)
+                } else {
+                    pattern.trim_suffix(&value, longest)
+                };
                 Ok(trimmed.to_owned())
             }
             other => Err(unsupported(colon, other)),

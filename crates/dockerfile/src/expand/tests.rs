@@ -175,7 +175,10 @@ fn reports_what_was_used() {
 fn modes() {
     let list = env(&["A=1"]);
     let display = Expander::for_display('\\');
-    assert_eq!(display.process_word("x '$A' \"$A\" $B ${B:-z} ${B//a/b}", &list).unwrap(), "x '$A' \"1\" $B ${B:-z} ${B//a/b}");
+    assert_eq!(
+        display.process_word("x '$A' \"$A\" $B ${B:-z} ${B//a/b}", &list).unwrap(),
+        "x '$A' \"1\" $B ${B:-z} ${B//a/b}"
+    );
     let heredoc = Expander::for_heredoc();
     assert_eq!(heredoc.process_word("'$A' \"$A\" \\$A it's", &list).unwrap(), "'1' \"1\" $A it's");
     let backtick = Expander::new('`');

@@ -4,10 +4,8 @@
 //! are not expanded and nothing is checked that needs another instruction, a platform or an image. Reading text is the
 //! work of [`crate::parser`]; meaning is given by lowering.
 
-mod arguments;
 mod copy;
 mod mount;
-mod onbuild;
 mod run;
 mod simple;
 
@@ -16,7 +14,8 @@ use std::sync::Arc;
 
 pub use copy::{Add, Copy, SourceFile, SourcesAndDest};
 pub use mount::{
-    BindMount, CacheMount, CacheSharing, FileAccess, Mount, MountField, MountSpec, SecretMount, SshMount, TmpfsMount,
+    BindMount, CacheMount, CacheSharing, FileAccess, MOUNT_KEYS, MOUNT_TYPES, Mount, MountField, MountKey, MountSpec,
+    SHARING, SecretMount, SshMount, TmpfsMount,
 };
 pub use run::{Device, NetworkMode, Run, SecurityMode};
 pub use simple::{
@@ -35,7 +34,7 @@ pub struct Dockerfile {
     pub escape: char,
     /// `ARG` instructions before the first `FROM`.
     pub meta_args: Vec<Arg>,
-    /// Stages in the order written; at least one unless the file had errors.
+    /// Stages in the order written; none in a file of nothing but arguments.
     pub stages: Vec<Stage>,
     /// Blank lines inside line continuations (tolerated, but linted), one entry per instruction.
     pub empty_continuations: Vec<EmptyContinuation>,
@@ -155,6 +154,8 @@ pub fn strip_leading_tabs(text: &str) -> String {
 pub struct Flag {
     /// Name without dashes.
     pub name: String,
+    /// The name with its dashes.
+    pub name_span: Span,
     /// Value after `=`, quotes and escapes removed, not expanded.
     pub value: Option<Word>,
     /// The whole flag.

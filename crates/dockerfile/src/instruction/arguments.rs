@@ -1,1 +1,0 @@
-//! Turning an instruction's words into its struct.

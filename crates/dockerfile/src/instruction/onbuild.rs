@@ -1,1 +1,0 @@
-//! Triggers of base images.
