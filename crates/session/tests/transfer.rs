@@ -357,6 +357,31 @@ async fn hostile_senders_are_refused() {
 }
 
 #[tokio::test]
+async fn a_failed_transfer_deletes_nothing() {
+    let (from, to) = dirs();
+    sample(from.path());
+    let listing = Arc::new(sync(from.path(), to.path(), None).await.listing);
+    let before = show(to.path());
+    let refused = || Err(tonic::Status::not_found("no access"));
+    let first = || Ok(Packet { stat: Some(bare("a.txt", 0o644)), ..Packet::default() });
+    for (previous, incoming, want) in [
+        (None, vec![refused()], "no access"),
+        (Some(listing.clone()), vec![refused()], "no access"),
+        (None, vec![], "the file transfer ended early"),
+        (Some(listing.clone()), vec![], "the file transfer ended early"),
+        (Some(listing), vec![first(), refused()], "no access"),
+    ] {
+        let (up, mut out) = packets();
+        let drain = tokio::spawn(async move { while out.next().await.is_some() {} });
+        let incoming = futures::stream::iter(incoming);
+        let outcome = receive(incoming, up, to.path(), previous, ReceiveOptions::default()).await;
+        assert_eq!(outcome.expect_err("failed").to_string(), want);
+        drain.await.expect("all threads are done");
+        assert_eq!(show(to.path()), before);
+    }
+}
+
+#[tokio::test]
 async fn senders_refuse_what_wasnt_listed() {
     let from = TempDir::new().expect("temp");
     write(from.path(), "a", "a");

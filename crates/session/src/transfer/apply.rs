@@ -63,12 +63,20 @@ impl Writers {
     }
 }
 
+/// The next entries of the sender's list.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub stats: Vec<Stat>,
+    /// Whether the list ends with them.
+    pub end: bool,
+}
+
 /// Runs until the list has ended and everything is stored. Blocks.
 pub(crate) fn run_apply(
     dest: &Path,
     previous: Option<&Listing>,
     options: ReceiveOptions,
-    inbox: &Receiver<Vec<Stat>>,
+    inbox: &Receiver<Listed>,
     writers: Writers,
     sink: &PacketSink,
     shared: &Shared,
@@ -98,22 +106,23 @@ pub(crate) fn run_apply(
         shared,
     };
     loop {
-        let batch = match inbox.try_recv() {
-            Ok(batch) => batch,
+        let received = match inbox.try_recv() {
             Err(TryRecvError::Empty) => {
                 apply.flush_requests()?;
-                match inbox.recv() {
-                    Ok(batch) => batch,
-                    Err(_) => break,
-                }
+                inbox.recv().ok()
             }
-            Err(TryRecvError::Disconnected) => break,
+            other => other.ok(),
         };
-        for stat in batch {
+        // A stream that ends without the list's end is a failure, not an empty rest: nothing may be deleted for it.
+        let Some(Listed { stats, end }) = received else { return Err(Error::Cancelled) };
+        for stat in stats {
             apply.listed(stat)?;
         }
         if shared.stopped() {
             return Err(Error::Cancelled);
+        }
+        if end {
+            break;
         }
     }
     apply.finish()

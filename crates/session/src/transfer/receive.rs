@@ -6,7 +6,7 @@
 
 use super::{
     Progress,
-    apply::run_apply,
+    apply::{Listed, run_apply},
     listing::Listing,
     packets::{PacketSink, error_packet, fin_packet},
     write::{Stored, ToWriter, WRITER_QUEUE},
@@ -14,7 +14,7 @@ use super::{
 use crate::{Error, Result, error::chain};
 use bytes::Bytes;
 use cooper_fsmatch::PatternMatcher;
-use cooper_wire::fsync::{Packet, Stat, packet::PacketType};
+use cooper_wire::fsync::{Packet, packet::PacketType};
 use futures::{Stream, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -140,7 +140,7 @@ where
 }
 
 struct Pump {
-    stats: Option<std_mpsc::Sender<Vec<Stat>>>,
+    stats: Option<std_mpsc::Sender<Listed>>,
     writers: Vec<mpsc::Sender<ToWriter>>,
     shared: Arc<Shared>,
     events: UnboundedReceiver<Event>,
@@ -172,15 +172,14 @@ impl Pump {
 
     /// Hands packets to the workers; `false` when one of them is gone.
     async fn dispatch(&mut self, batch: Vec<Result<Packet, Status>>) -> Result<bool> {
-        let mut stats = Vec::new();
-        let mut ended = false;
+        let mut listed = Listed::default();
         let mut data: Vec<Vec<(u32, Bytes)>> = vec![Vec::new(); self.writers.len()];
         for packet in batch {
             let packet = packet?;
             match packet.r#type() {
                 PacketType::PacketStat => match packet.stat {
-                    Some(stat) if self.stats.is_some() && !ended => stats.push(stat),
-                    None if self.stats.is_some() && !ended => ended = true,
+                    Some(stat) if self.stats.is_some() && !listed.end => listed.stats.push(stat),
+                    None if self.stats.is_some() && !listed.end => listed.end = true,
                     _ => return Err(Error::protocol("an entry after the end of the list")),
                 },
                 PacketType::PacketData => {
@@ -203,15 +202,16 @@ impl Pump {
             }
         }
         if let Some(progress) = &self.progress {
-            progress.add_entries(stats.len());
+            progress.add_entries(listed.stats.len());
         }
+        let end = listed.end;
         if let Some(inbox) = &self.stats
-            && !stats.is_empty()
-            && inbox.send(stats).is_err()
+            && (end || !listed.stats.is_empty())
+            && inbox.send(listed).is_err()
         {
             return Ok(false);
         }
-        if ended {
+        if end {
             self.stats = None;
         }
         for (writer, packets) in self.writers.iter().zip(data) {
