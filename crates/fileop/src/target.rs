@@ -231,6 +231,9 @@ impl TargetDir {
         if let Some(upper) = self.upper.get()
             && let Some(st) = sys::stat(upper.as_fd(), name).map_err(fail)?
         {
+            if self.overlay && sys::is_whiteout(&st) {
+                return Ok(None);
+            }
             return Ok(Some((st, sys::xattrs(XattrPlace::Name(upper.as_fd(), name)).map_err(fail)?)));
         }
         match self.lower.as_ref().map(|lower| lower.child(name, path)).transpose()?.flatten() {

@@ -125,6 +125,11 @@ fn removal_leaves_whiteouts_only_for_what_lies_below() {
 }
 
 #[test]
+fn a_file_in_place_of_a_removed_one_is_new() {
+    assert_snapshot!(run("f /a 4755 3:4 old", &[rm("/a"), mkfile("/a", "new")]), @r#"f /a 640 "new" now"#);
+}
+
+#[test]
 fn a_read_only_target_is_refused() {
     let mount = Mount::Bind { source: "/".into(), readonly: true };
     assert_snapshot!(Executor::open(&mount, Links::Allowed).unwrap_err(), @"the target of a file action is read-only");

@@ -62,7 +62,8 @@ pub fn upper(mount: &Mount) -> PathBuf {
     }
 }
 
-fn fill(root: &Path, lines: &str) {
+/// Adds lines to a layer.
+pub fn fill(root: &Path, lines: &str) {
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     for line in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let words: Vec<&str> = line.splitn(5, ' ').collect();
