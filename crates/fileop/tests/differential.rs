@@ -27,7 +27,7 @@ impl Random {
 
     fn path(&mut self) -> String {
         let depth = 1 + self.below(3);
-        (0..depth).map(|_| format!("/{}", self.pick(&["a", "b", "c", "l"]))).collect()
+        (0..depth).flat_map(|_| ["/", self.pick(&["a", "b", "c", "l"])]).collect()
     }
 
     fn layer(&mut self) -> String {
@@ -70,7 +70,7 @@ impl Random {
             follow_symlink: flip(self),
             always_replace: flip(self),
             create_dest_path: self.below(4) > 0,
-            owner: flip(self).then(|| Owner { user: Some(Principal::Id(7)), group: None }),
+            owner: flip(self).then_some(Owner { user: Some(Principal::Id(7)), group: None }),
             mode: flip(self).then_some(0o751),
             exclude_patterns: if flip(self) { vec!["**/b".into(), "!a/b".into()] } else { Vec::new() },
             include_patterns: if self.below(4) == 0 { vec!["a".into(), "*/c".into()] } else { Vec::new() },
