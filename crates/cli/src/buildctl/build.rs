@@ -119,8 +119,8 @@ pub fn print_result(metadata: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     if let Some(text) = metadata.get("result.txt") {
         return print(&String::from_utf8_lossy(text));
     }
-    let results = metadata.iter().filter(|(key, _)| key.starts_with("result."));
-    results.map(|(key, value)| print(&format!("{key}\n{}\n", String::from_utf8_lossy(value)))).collect()
+    let mut results = metadata.iter().filter(|(key, _)| key.starts_with("result."));
+    results.try_for_each(|(key, value)| print(&format!("{key}\n{}\n", String::from_utf8_lossy(value))))
 }
 
 fn request(flags: &BuildFlags) -> Result<Build> {
@@ -185,7 +185,8 @@ fn check_registry_tls(flags: &[String]) -> Result<()> {
         if !given("host") {
             return Err(required("host=<host>"));
         }
-        if !given("ca") && !insecure && !(given("cert") && given("key")) {
+        let verified = given("ca") || insecure || (given("cert") && given("key"));
+        if !verified {
             return Err(required("ca=<ca> or cert=<cert>,key=<key> or insecure=true"));
         }
         if given("cert") != given("key") {

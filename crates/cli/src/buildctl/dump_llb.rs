@@ -46,7 +46,7 @@ pub fn run(flags: &DumpFlags) -> Result<()> {
     }
     let entries = cooper_llb::json::dump_llb(&definition)
         .map_err(|error| CliError::Usage(format!("failed to parse op: {error}")))?;
-    print(&entries.iter().map(|entry| format!("{entry}\n")).collect::<String>())
+    entries.iter().try_for_each(|entry| print(&format!("{entry}\n")))
 }
 
 fn dot(definition: &pb::Definition) -> Result<String> {
@@ -73,8 +73,8 @@ fn dot(definition: &pb::Definition) -> Result<String> {
 /// Where an exec op mounts an input; empty for its root.
 fn mount_of(op: &pb::Op, index: usize) -> &str {
     let Some(Kind::Exec(exec)) = &op.op else { return "" };
-    let mounts = exec.mounts.iter().filter(|mount| usize::try_from(mount.input) == Ok(index) && mount.dest != "/");
-    mounts.last().map_or("", |mount| &mount.dest)
+    let mut mounts = exec.mounts.iter().filter(|mount| usize::try_from(mount.input) == Ok(index) && mount.dest != "/");
+    mounts.next_back().map_or("", |mount| &mount.dest)
 }
 
 fn appearance(digest: &str, op: &pb::Op) -> (String, &'static str) {

@@ -272,6 +272,9 @@ async fn silence(solved: &mut watch::Receiver<bool>, patience: Duration) {
     tokio::time::sleep(patience).await;
 }
 
+/// Key of the image's descriptor in the exporters' response.
+const DESCRIPTOR: &str = "containerimage.descriptor";
+
 /// Indexes of layouts on this side, and sweeping of caches that were to be reset.
 fn finish_local(response: &BTreeMap<String, String>, caches: &LocalCaches, layouts: &[PathBuf]) -> Result<()> {
     let unreadable = |key: &str| CliError::Unsupported(format!("the daemon's answer has an unreadable {key}"));
@@ -281,7 +284,6 @@ fn finish_local(response: &BTreeMap<String, String>, caches: &LocalCaches, layou
             OciIndex::at(dir).add(&descriptor, &[Label::Tag(tag.clone())])?;
         }
     }
-    const DESCRIPTOR: &str = "containerimage.descriptor";
     if let Some(text) = response.get(DESCRIPTOR).filter(|_| !layouts.is_empty()) {
         let json = STANDARD.decode(text).map_err(|_| unreadable(DESCRIPTOR))?;
         let descriptor = serde_json::from_slice(&json).map_err(|_| unreadable(DESCRIPTOR))?;

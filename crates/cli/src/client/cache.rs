@@ -133,13 +133,12 @@ pub fn prepare(exports: &[CacheOptionsEntry], imports: &mut Vec<CacheOptionsEntr
 /// The manifest that a local import means: by digest, else by tag.
 fn local_digest(dir: &str, attrs: &BTreeMap<String, String>) -> Result<String, String> {
     let index = OciIndex::at(dir);
-    let digest = match attrs.get("digest").filter(|digest| !digest.is_empty()) {
-        Some(digest) => digest.clone(),
-        None => {
-            let tag = attrs.get("tag").map_or("latest", String::as_str);
-            let found = index.find(tag).map_err(|error| error.to_string())?;
-            found.ok_or_else(|| format!("no digest found for tag {tag}"))?
-        }
+    let digest = if let Some(digest) = attrs.get("digest").filter(|digest| !digest.is_empty()) {
+        digest.clone()
+    } else {
+        let tag = attrs.get("tag").map_or("latest", String::as_str);
+        let found = index.find(tag).map_err(|error| error.to_string())?;
+        found.ok_or_else(|| format!("no digest found for tag {tag}"))?
     };
     if index.blob(&digest).is_some_and(|path| path.exists()) {
         Ok(digest)

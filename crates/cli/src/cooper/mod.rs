@@ -148,27 +148,24 @@ impl GlobalFlags {
 
     /// The named daemon, or an engine in this process.
     pub async fn connect(&self, engine: &EmbeddedFlags, entitlements: &[String]) -> Result<Engine> {
-        let (endpoint, embedded) = match self.address() {
-            Some(address) => {
-                if let Some(flag) = engine.given() {
-                    return Err(CliError::Usage(format!(
-                        "{flag} is for the engine in this process, but the daemon at {address} is used"
-                    )));
-                }
-                let tls = TlsFiles {
-                    server_name: self.tlsservername.clone(),
-                    ca: self.tlscacert.clone(),
-                    cert: self.tlscert.clone(),
-                    key: self.tlskey.clone(),
-                };
-                (Endpoint::remote(&address, tls, Some(DIAL_LIMIT))?, None)
-            }
-            None => {
-                let daemon = Arc::new(embedded::open(engine, entitlements).await?);
-                (Endpoint::Embedded(embedded::connector(Arc::clone(&daemon))), Some(daemon))
-            }
+        let Some(address) = self.address() else {
+            let daemon = Arc::new(embedded::open(engine, entitlements).await?);
+            let endpoint = Endpoint::Embedded(embedded::connector(Arc::clone(&daemon)));
+            return Ok(Engine { channel: connect(&endpoint).await?, embedded: Some(daemon) });
         };
-        Ok(Engine { channel: connect(&endpoint).await?, embedded })
+        if let Some(flag) = engine.given() {
+            return Err(CliError::Usage(format!(
+                "{flag} is for the engine in this process, but the daemon at {address} is used"
+            )));
+        }
+        let tls = TlsFiles {
+            server_name: self.tlsservername.clone(),
+            ca: self.tlscacert.clone(),
+            cert: self.tlscert.clone(),
+            key: self.tlskey.clone(),
+        };
+        let endpoint = Endpoint::remote(&address, tls, Some(DIAL_LIMIT))?;
+        Ok(Engine { channel: connect(&endpoint).await?, embedded: None })
     }
 }
 

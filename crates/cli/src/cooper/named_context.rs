@@ -97,7 +97,7 @@ mod tests {
         let index = r#"{"manifests":[{"digest":"sha256:a","annotations":{"org.opencontainers.image.ref.name":"v1"}}]}"#;
         std::fs::write(dir.path().join("index.json"), index).unwrap();
         let read = |flag: String| match resolve(&[flag]) {
-            Ok(named) => named.attrs.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<String>(),
+            Ok(named) => named.attrs.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "),
             Err(error) => format!("! {error}"),
         };
         assert_eq!(read("a=docker-image://x".into()), "context:a=docker-image://x");

@@ -54,9 +54,8 @@ impl Mode {
             word => word,
         };
         match word {
-            "auto" if terminal => Ok(Self::Tty),
+            "auto" | "tty" if terminal => Ok(Self::Tty),
             "auto" | "plain" => Ok(Self::Plain),
-            "tty" if terminal => Ok(Self::Tty),
             "tty" => Err(ModeError::NoTerminal),
             "rawjson" => Ok(Self::RawJson),
             "quiet" | "none" => Ok(Self::Quiet),
@@ -177,7 +176,9 @@ async fn run(
 ) -> Vec<VertexWarning> {
     let mut warnings = Vec::new();
     let mut take = |status: &mut StatusResponse, warnings: &mut Vec<VertexWarning>| {
-        observers.iter_mut().for_each(|observer| observer(status));
+        for observer in &mut observers {
+            observer(status);
+        }
         warnings.append(&mut status.warnings);
     };
     let Some((mut renderer, keep)) = renderer(mode) else {

@@ -387,14 +387,13 @@ impl Log {
                     None => self.lines.push(stamped(piece, since_start)),
                 }
             }
-            match self.tail.back_mut().filter(|_| continues && self.tail_open) {
-                Some(line) => line.extend_from_slice(piece),
-                None => {
-                    if self.tail.len() == keep.tail {
-                        self.tail.pop_front();
-                    }
-                    self.tail.push_back(stamped(piece, since_start));
+            if let Some(line) = self.tail.back_mut().filter(|_| continues && self.tail_open) {
+                line.extend_from_slice(piece);
+            } else {
+                if self.tail.len() == keep.tail {
+                    self.tail.pop_front();
                 }
+                self.tail.push_back(stamped(piece, since_start));
             }
         }
         self.open = !complete;

@@ -30,7 +30,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// `truncate`: names are cut at 72 bytes.
+    /// `truncate`: names are cut at 72 characters.
     pub fn new(truncate: bool) -> Self {
         Self {
             current: None,
@@ -120,10 +120,10 @@ impl Plain {
             if std::mem::replace(&mut self.anything_shown, true) {
                 out.push(b'\n');
             }
-            let name = self.name_limit.filter(|limit| step.name.len() > *limit).map_or_else(
-                || step.name.clone(),
-                |limit| format!("{}...", &step.name[..step.name.floor_char_boundary(limit)]),
-            );
+            let name = match self.name_limit.and_then(|limit| step.name.char_indices().nth(limit)) {
+                Some((end, _)) => format!("{}...", &step.name[..end]),
+                None => step.name.clone(),
+            };
             let _ = writeln!(out, "#{number} {name}");
         }
         let step = &mut model.steps[id];

@@ -9,6 +9,7 @@ const MS: Nanos = 1_000_000;
 /// The daemon's clock is this far behind ours.
 const SKEW: Nanos = 500 * MS;
 
+#[allow(clippy::unnecessary_wraps)] // what messages hold
 fn at(ms: i64) -> Option<Timestamp> {
     Some(Timestamp { seconds: ms / 1000, nanos: i32::try_from(ms % 1000 * MS).unwrap() })
 }
@@ -77,9 +78,9 @@ fn live(messages: &[(i64, StatusResponse)], now_ms: i64, done: bool) -> String {
     let mut out = Vec::new();
     let now = now_ms * MS + SKEW;
     if done {
-        renderer.finish(&mut model, now, &mut out)
+        renderer.finish(&mut model, now, &mut out);
     } else {
-        renderer.draw(&mut model, now, &mut out)
+        renderer.draw(&mut model, now, &mut out);
     }
     let text = String::from_utf8(out).unwrap();
     ["\x1b[?25l", "\x1b[?25h", "\x1b[K", "\x1b[J"].iter().fold(text, |text, code| text.replace(code, ""))
@@ -124,7 +125,7 @@ fn plain_follows_an_ordinary_build() {
 fn plain_repeats_the_output_of_a_failed_step() {
     let failed = Vertex { error: "process \"x\" did not complete".into(), ..vertex("[a] RUN x", 0, Some(500)) };
     let canceled = Vertex { error: "context canceled".into(), ..vertex("[b] RUN y", 0, Some(501)) };
-    let numbered: String = (1..=12).map(|n| format!("line {n}\n")).collect();
+    let numbered = (1..=12).fold(String::new(), |text, n| text + &format!("line {n}\n"));
     let text = plain(&[
         (0, vertexes(&[vertex("[a] RUN x", 0, None), vertex("[b] RUN y", 0, None)])),
         (100, logs(&[log("[a] RUN x", 100, &numbered), log("[a] RUN x", 100, "no end")])),

@@ -269,7 +269,8 @@ fn default_gc_policies_follow_the_disk() {
                     if p.filters.is_empty() { String::new() } else { format!(" {}", p.filters.join(" ")) }
                 )
             })
-            .collect::<String>()
+            .collect::<Vec<_>>()
+            .concat()
     };
     insta::assert_snapshot!(show(&GcConfig::default(), 1 << 40), @r"
     48h reserved=0 max=512000000 free=0 type==source.local type==exec.cachemount type==source.git.checkout
