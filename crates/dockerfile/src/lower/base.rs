@@ -173,7 +173,8 @@ impl<R: MetaResolver> Bases<'_, R> {
                     expected: full(wanted),
                     actual: full(actual),
                 };
-                findings.push(Finding { kind, ranges: node.ranges.clone(), comments: Vec::new() });
+                let comments = node.stage.map(|stage| stage.from.head.comments.clone()).unwrap_or_default();
+                findings.push(Finding { kind, ranges: node.ranges.clone(), comments });
             }
         }
         let base_image = Some(config.clone());

@@ -61,6 +61,24 @@ fn meant(suggestion: Option<&String>) -> String {
     suggestion.map(|s| format!(" (did you mean {s}?)")).unwrap_or_default()
 }
 
+/// What is wrong with a platform, in the words that tools match on.
+fn platform_problem(value: &str) -> String {
+    const COMPONENT: &str = "^[A-Za-z0-9_.-]+$";
+    let parts: Vec<&str> = value.split('/').collect();
+    let fits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    let problem = match parts.iter().skip(1).find(|part| !fits(part)) {
+        Some(part) => format!(
+            "{} is an invalid component of {}: platform specifier component must match {}",
+            quoted(part),
+            quoted(value),
+            quoted(COMPONENT)
+        ),
+        None if parts.len() > 3 => format!("{}: cannot parse platform specifier", quoted(value)),
+        None => format!("{}: unknown operating system or architecture", quoted(value)),
+    };
+    problem + ": invalid argument"
+}
+
 /// Everything that lowering refuses. The wording is part of the contract: build tools and their tests match on it.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the variants are")]
@@ -74,8 +92,8 @@ pub enum Cause {
     PlatformArguments { expression: String, source: ExpandError },
     #[error("empty platform value from expression {expression}{}", meant(.suggestion.as_ref()))]
     EmptyPlatform { expression: String, suggestion: Option<String> },
-    #[error("failed to parse platform {expression}: {source}{}", meant(.suggestion.as_ref()))]
-    Platform { expression: String, source: PlatformError, suggestion: Option<String> },
+    #[error("failed to parse platform {expression}: {}{}", platform_problem(.value), meant(.suggestion.as_ref()))]
+    Platform { expression: String, value: String, source: PlatformError, suggestion: Option<String> },
     #[error("target stage {} could not be found{}", quoted(.name), meant(.suggestion.as_ref()))]
     Target { name: String, suggestion: Option<String> },
     #[error("circular dependency detected on stage: {0}")]

@@ -55,14 +55,16 @@ pub(super) fn is_absolute(text: &str, os: &str) -> bool {
     without_drive(text, os, false).is_ok_and(|path| path.starts_with('/'))
 }
 
-/// The absolute form of `new`, as seen from `parent`. With `keep_slash`, a trailing `/` or `/.` stays.
+/// The absolute form of `new`, as seen from `parent`. What is absolute already stays as it is written, on systems
+/// without drives. With `keep_slash`, a trailing `/` or `/.` stays.
 pub(super) fn normalize(parent: &str, new: &str, os: &str, keep_slash: bool) -> Result<String, PathError> {
     let original = to_slash(new, os);
     let parent = without_drive(&to_slash(parent, os), os, keep_slash)?;
     let parent = path::join("/", &parent);
     let new = if original.is_empty() { parent.clone() } else { without_drive(&original, os, keep_slash)? };
-    let mut out = if new.starts_with('/') { path::clean(&new) } else { path::join(&parent, &new) };
+    let mut out = if new.starts_with('/') { new } else { path::join(&parent, &new) };
     if keep_slash {
+        out = path::clean(&out);
         if original.ends_with('/') && !out.ends_with('/') {
             out.push('/');
         } else if original.ends_with("/.") {
@@ -128,7 +130,7 @@ mod tests {
         for (current, new, os, want) in [
             ("", "a", "linux", "/a"),
             ("/a", "b/../c", "linux", "/a/c"),
-            ("/a", "/b/", "linux", "/b"),
+            ("/a", "/b/../c/", "linux", "/b/../c/"),
             ("", "a", "windows", r"\a"),
             (r"\a", r"C:\b\c", "windows", r"\b\c"),
             (r"\a", "b/c", "windows", r"\a\b\c"),

@@ -168,8 +168,9 @@ impl<'a> Stages<'a> {
             }
         }
         self.check_cycles()?;
-        // One stage alone needs no name.
-        if self.nodes.len() == 1 {
+        // One stage alone needs no name. Mounts have always counted as something beside it.
+        let mounts = |command: &Command<'_>| matches!(command.instruction.as_ref(), Instruction::Run(run) if !run.mounts.is_empty());
+        if self.nodes.len() == 1 && !self.nodes[0].commands.iter().any(mounts) {
             self.nodes[0].display.clear();
         }
         Ok(())
@@ -211,7 +212,11 @@ impl<'a> Stages<'a> {
 
     /// A stage, or something from outside.
     fn source(&mut self, from: &str, ranges: &[Range]) -> usize {
-        if let Some(id) = self.find(from).or_else(|| self.outside.get(from).copied()) {
+        if let Some(id) = self.find(from) {
+            return id;
+        }
+        if let Some(&id) = self.outside.get(from) {
+            self.nodes[id].ranges.extend_from_slice(ranges);
             return id;
         }
         self.nodes.push(Node::new(None, from.to_owned(), ranges.to_vec()));
@@ -377,7 +382,10 @@ fn open<'a>(
             return Err(Error::new(Cause::EmptyPlatform { expression, suggestion: suggestion() }));
         }
         let parsed = value.text.parse::<Platform>();
-        platform = Some(parsed.map_err(|source| Cause::Platform { expression, source, suggestion: suggestion() })?);
+        platform = Some(parsed.map_err(|source| {
+            let value_text = value.text.clone();
+            Cause::Platform { expression, value: value_text, source, suggestion: suggestion() }
+        })?);
         used.extend(value.matched);
     }
     let mut node = Node::new(Some(stage), base.text, head.ranges());

@@ -84,7 +84,8 @@ fn words(run: &StageRun<'_>, command: &Run, text: &mut String, mounts: &mut Vec<
     let args: Vec<String> = command.command.args().into_iter().map(ToOwned::to_owned).collect();
     let Some(heredoc) = command.heredocs.first() else {
         // The shell runs an empty command, too.
-        return Ok(if args.is_empty() { vec![String::new()] } else { args });
+        let empty = args.is_empty() && command.command.needs_shell();
+        return Ok(if empty { vec![String::new()] } else { args });
     };
     let ([line], CommandLine::Shell(_)) = (args.as_slice(), &command.command) else {
         return Err(Cause::RunCommand(args));

@@ -99,7 +99,7 @@ impl Transfer<'_> {
                 Place::Git(git) => self.git(&git, &name, &template)?,
                 Place::Http => self.http(source, &name, &template)?,
                 Place::Files => {
-                    used.push(path::join("/", &paths::to_slash(source, &os)));
+                    used.push(path::clean(&paths::normalize("/", source, &os, false)?));
                     self.check_ignored(run, source);
                     self.path(source, &os, &template)?
                 }
@@ -165,14 +165,14 @@ impl Transfer<'_> {
             let (above, below) = source.split_once("/./").unwrap_or(("/", source));
             let pattern = paths::normalize("/", below, os, false)?;
             if !cooper_fsmatch::has_wildcards(above) && !cooper_fsmatch::has_wildcards(&pattern) {
-                required.push(paths::normalize("/", &format!("{above}/{pattern}"), os, false)?);
+                required.push(path::clean(&paths::normalize("/", &path::join(above, &pattern), os, false)?));
             }
             include.push(pattern.trim_start_matches('/').to_owned());
             dir = above;
         }
         Ok(Copy {
             source: self.files.clone(),
-            src: paths::normalize("/", dir, os, false)?,
+            src: path::clean(&paths::normalize("/", dir, os, false)?),
             follow_symlink: true,
             dir_copy_contents: true,
             include_patterns: include,

@@ -4,22 +4,22 @@ use super::{Error, StageRun};
 use crate::instruction::Workdir;
 use crate::lower::findings::FindingKind;
 use crate::lower::paths;
-use cooper_llb::{Action, Mkdir, Owner, file};
+use cooper_llb::{Action, Mkdir, Owner, file, path};
 
 pub(in crate::lower) fn lower(run: &mut StageRun<'_>, workdir: &Workdir) -> Result<(), Error> {
-    let path = run.expand(&workdir.path.text)?;
+    let to = run.expand(&workdir.path.text)?;
     // Where a base image leaves off may change; only the first directory of a file can depend on that.
-    if !run.state.workdir_set && !paths::is_absolute(&path, &run.state.platform.os) {
-        run.find(FindingKind::WorkdirRelativePath { path: path.clone() });
+    if !run.state.workdir_set && !paths::is_absolute(&to, &run.state.platform.os) {
+        run.find(FindingKind::WorkdirRelativePath { path: to.clone() });
     }
     run.state.workdir_set = true;
-    run.set_workdir(&path)?;
+    run.set_workdir(&to)?;
     let dir = run.state.dir.clone();
     let made = dir != "/";
     if made {
         let user = &run.state.image.config.user;
         let mkdir = Mkdir {
-            path: dir.clone(),
+            path: path::clean(&dir),
             mode: 0o755,
             make_parents: true,
             owner: (!user.is_empty()).then(|| Owner::parse(user)),
