@@ -15,8 +15,10 @@ use std::{path::PathBuf, sync::Arc};
 const INDEX_SUFFIX: &str = "index";
 
 impl Worker {
-    /// Digest of everything that `selectors` pick from a tree. A path that does not exist counts as nothing: the
-    /// operation itself will say what is wrong.
+    /// Digest of everything that `selectors` pick from a tree.
+    ///
+    /// # Errors
+    /// A path that does not exist, unless it is a pattern.
     pub(crate) async fn content_digest(
         self: &Arc<Self>,
         tree: &Tree,
@@ -32,8 +34,10 @@ impl Worker {
                 digester.update_field(format!("{selector:?}"));
                 match index.digest(selector) {
                     Ok(digest) => digester.update_field(digest.as_str()),
-                    Err(error) if error.is_not_found() => digester.update_field("missing"),
-                    Err(error) => return Err(StepError::while_doing("")(error)),
+                    Err(error) => {
+                        let layer = tree.layers().last().map(|l| l.id.to_string()).unwrap_or_default();
+                        return Err(StepError::while_doing(format!("failed to calculate checksum of ref {layer}"))(error));
+                    }
                 }
             }
             worker.save_indexes(&tree);

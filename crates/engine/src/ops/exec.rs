@@ -80,14 +80,18 @@ pub(crate) fn input_of(input: i64) -> Option<usize> {
     usize::try_from(input).ok()
 }
 
-/// Whether the content of a mount stands for its input in keys: nothing of it can come back as a result.
+/// The output that a mount makes. Only bind mounts make any: the others leave the field at zero.
+pub(crate) fn output_of(mount: &pb::Mount) -> Option<usize> {
+    if mount.mount_type() == pb::MountType::Bind { usize::try_from(mount.output).ok() } else { None }
+}
+
+/// Whether the content of a mount stands for its input in keys: nothing of it can come back as a result, unless it
+/// comes back unchanged.
 fn by_content(mount: &pb::Mount) -> bool {
     match mount.content_cache() {
         pb::MountContentCache::On => true,
         pb::MountContentCache::Off => false,
-        pb::MountContentCache::Default => {
-            mount.mount_type() == pb::MountType::Bind && mount.readonly && mount.dest != "/" && mount.output < 0
-        }
+        pb::MountContentCache::Default => (mount.readonly && mount.dest != "/") || output_of(mount).is_none(),
     }
 }
 

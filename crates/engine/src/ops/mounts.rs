@@ -1,6 +1,6 @@
 //! The mounts of an exec op: from trees, caches and secrets to what a sandbox takes, and back to trees.
 
-use super::exec::input_of;
+use super::exec::{input_of, output_of};
 use crate::{
     cache_mounts::{CacheLease, Sharing},
     domain::{Build, StepError},
@@ -183,10 +183,10 @@ impl Prepared {
 
     /// Makes the outputs of a step that succeeded.
     pub fn commit(self, exec: &pb::ExecOp, description: &str) -> Result<Vec<Option<Tree>>, StepError> {
-        let count = exec.mounts.iter().filter_map(|m| input_of(m.output)).max().map_or(0, |max| max + 1);
+        let count = exec.mounts.iter().filter_map(output_of).max().map_or(0, |max| max + 1);
         let mut outputs = vec![None; count];
         for (mount, slot) in exec.mounts.iter().zip(self.slots) {
-            let Some(output) = input_of(mount.output) else { continue };
+            let Some(output) = output_of(mount) else { continue };
             outputs[output] = match slot {
                 Slot::Read(tree, _) => Some(tree),
                 Slot::Write(_, write) => {
