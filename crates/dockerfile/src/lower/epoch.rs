@@ -64,7 +64,7 @@ fn stage_source(stage: &Stage, dockerfile: &Dockerfile, options: &Options, globa
             Instruction::Add(_) if source.is_some() => return Err(Error::new(Cause::EpochOneAdd)),
             Instruction::Add(add) => source = Some(add_source(add, &env, rules)?),
             other => {
-                let keyword = other.head().keyword.text.to_lowercase();
+                let keyword = other.head().keyword.text.clone();
                 return Err(Error::new(Cause::EpochInstruction(keyword)));
             }
         }

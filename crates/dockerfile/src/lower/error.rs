@@ -93,7 +93,7 @@ pub enum Cause {
     #[error("empty platform value from expression {expression}{}", meant(.suggestion.as_ref()))]
     EmptyPlatform { expression: String, suggestion: Option<String> },
     #[error("failed to parse platform {expression}: {}{}", platform_problem(.value), meant(.suggestion.as_ref()))]
-    Platform { expression: String, value: String, source: PlatformError, suggestion: Option<String> },
+    Platform { expression: String, value: String, source: Box<PlatformError>, suggestion: Option<String> },
     #[error("target stage {} could not be found{}", quoted(.name), meant(.suggestion.as_ref()))]
     Target { name: String, suggestion: Option<String> },
     #[error("circular dependency detected on stage: {0}")]

@@ -52,8 +52,11 @@ pub struct Lowered {
     pub image: ImageConfig,
     /// The config of the base image at the bottom of the target, as it was.
     pub base_image: Option<ImageConfig>,
-    /// What the target was built for.
+    /// What the result is for: the platform asked for, whatever the target's last stage runs on. For Windows the
+    /// version and features of the base are filled in.
     pub platform: Platform,
+    /// The name of `platform` in results, as asked for.
+    pub platform_id: String,
     /// Lint, in the order of the file.
     pub findings: Vec<Finding>,
     /// Paths of the build context that are used; `None` is all of them.
@@ -109,6 +112,7 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
         }
     };
 
+    let target_platform = platforms.target.clone();
     let (context, deferred) = Output::deferred();
     let shared = Shared {
         options,
@@ -144,11 +148,14 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
     }
     findings.sort_by_key(|finding| finding.ranges.first().map_or(0, |range| range.start.line));
     let Some(state) = stages.nodes[target].state.take() else { return Err(Error::new(Cause::NoStages)) };
+    let image = finish_image(state.image, options);
+    let (platform, platform_id) = result_platform(target_platform, &image.platform);
     Ok(Lowered {
         output: state.output,
-        image: finish_image(state.image, options),
+        image,
         base_image: state.base_image,
-        platform: state.platform,
+        platform,
+        platform_id,
         findings,
         context_paths,
         outline,
@@ -243,6 +250,21 @@ fn finish_image(mut image: ImageConfig, options: &Options) -> ImageConfig {
     }
     image.platform = image.platform.normalized();
     image
+}
+
+/// What a result is for, and the name of that.
+fn result_platform(target: Platform, image: &Platform) -> (Platform, String) {
+    let mut platform = target.normalized();
+    let id = naming::full_platform(&platform);
+    if platform.os == "windows" && image.os == "windows" {
+        if platform.os_version.is_empty() {
+            platform.os_version.clone_from(&image.os_version);
+        }
+        if platform.os_features.is_empty() {
+            platform.os_features.clone_from(&image.os_features);
+        }
+    }
+    (platform, id)
 }
 
 fn source_map(dockerfile: &Dockerfile, options: &Options) -> Arc<SourceMap> {

@@ -384,7 +384,7 @@ fn open<'a>(
         let parsed = value.text.parse::<Platform>();
         platform = Some(parsed.map_err(|source| {
             let value_text = value.text.clone();
-            Cause::Platform { expression, value: value_text, source, suggestion: suggestion() }
+            Cause::Platform { expression, value: value_text, source: Box::new(source), suggestion: suggestion() }
         })?);
         used.extend(value.matched);
     }

@@ -277,7 +277,7 @@ fn times_of_sources() {
     Some(99) time of https://h/f-1.tar {"http.filename": "f-1.tar"}
     Some(99) time of git://h/a.git#v1 {"git.authheadersecret": "GIT_AUTH_HEADER", "git.authtokensecret": "GIT_AUTH_TOKEN", "git.fullurl": "https://h/a.git"}
     SOURCE_DATE_EPOCH stage source must be a single HTTP(S) or Git ADD
-    SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported run instruction
+    SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported RUN instruction
     SOURCE_DATE_EPOCH stage must contain exactly one remote ADD source
     SOURCE_DATE_EPOCH stage must contain exactly one remote ADD
     SOURCE_DATE_EPOCH stage must use FROM scratch
