@@ -180,7 +180,7 @@ pub enum Problem {
 impl Problem {
     /// Whether the message starts with the line: so for problems with an instruction's meaning, not for problems with
     /// reading the file.
-    fn names_line(&self) -> bool {
+    pub(crate) fn names_line(&self) -> bool {
         !matches!(
             self,
             Self::NoInstructions

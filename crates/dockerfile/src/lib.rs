@@ -8,9 +8,11 @@ pub mod diagnostic;
 pub mod expand;
 pub mod instruction;
 pub mod language;
+pub mod lint;
 pub mod lower;
 pub mod parser;
 pub mod source;
+pub mod subrequest;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, Problem};

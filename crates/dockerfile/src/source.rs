@@ -181,6 +181,30 @@ impl Source {
         Range::lines(self.line_of(span.start), self.line_of(last))
     }
 
+    /// Shows the lines of a span with the exact text underlined and labelled, as compilers do:
+    /// ` --> file:line:column`, then the lines between bars. Columns count from 1.
+    pub fn snippet(&self, span: Span, label: &str) -> String {
+        let range = self.range(span);
+        let last = if range.end.character == 0 && range.end.line > range.start.line {
+            range.end.line - 1
+        } else {
+            range.end.line
+        };
+        let width = last.to_string().len();
+        let (line, column) = (range.start.line, range.start.character + 1);
+        let mut out = format!("{:width$}--> {}:{line}:{column}\n{:width$} |\n", "", self.filename, "");
+        for number in line..=last {
+            let place = self.line_span(number);
+            let text = self.slice(place);
+            let start = span.start.clamp(place.start, place.end) - place.start;
+            let end = span.end.clamp(place.start, place.end) - place.start;
+            let label = if number == last { label } else { "" };
+            let marks = underline(text, start, end.max(start), label);
+            let _ = writeln!(out, "{number:>width$} | {text}\n{:width$} | {marks}", "");
+        }
+        out
+    }
+
     /// Renders the lines around `ranges` with the hit ones marked, in the layout that build clients print:
     /// `file:line`, a rule of dashes, numbered lines, a rule of dashes. Empty when no range lies in the text.
     pub fn excerpt(&self, ranges: &[Range]) -> String {
@@ -201,6 +225,14 @@ impl Source {
         out.push_str(RULE);
         out
     }
+}
+
+/// A label under a stretch of source, as compilers show it.
+fn underline(line: &str, start: usize, end: usize, label: &str) -> String {
+    // Tabs stay tabs, so that the marks stand where the text does.
+    let lead: String = line[..start].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let marks = "^".repeat(line[start..end].chars().count().max(1));
+    format!("{lead}{marks} {label}").trim_end().to_owned()
 }
 
 /// Widens a run of lines by the context that excerpts show: about four lines around one line, two around several.
@@ -236,6 +268,31 @@ mod tests {
         assert_eq!(at(99), Position { line: 3, character: 0 });
         assert_eq!(source.slice(source.line_span(1)), "FROM a");
         assert_eq!(source.slice(source.line_span(7)), "");
+    }
+
+    #[test]
+    fn snippets_underline() {
+        let source = Source::new("Dockerfile", "FROM scratch\n\tCOPY --form=a b c\nRUN a \\\n  b\n");
+        insta::assert_snapshot!(source.snippet(Span::new(19, 25), "did you mean from?"), @"
+         --> Dockerfile:2:7
+          |
+        2 | 	COPY --form=a b c
+          | 	     ^^^^^^ did you mean from?
+        ");
+        insta::assert_snapshot!(source.snippet(Span::new(32, 43), "here"), @r"
+         --> Dockerfile:3:1
+          |
+        3 | RUN a \
+          | ^^^^^^^
+        4 |   b
+          | ^^^ here
+        ");
+        insta::assert_snapshot!(source.snippet(Span::new(44, 44), "end"), @"
+         --> Dockerfile:5:1
+          |
+        5 | 
+          | ^ end
+        ");
     }
 
     #[test]
