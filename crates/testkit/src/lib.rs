@@ -1,1 +1,22 @@
-//! Placeholder.
+//! What tests of whole programs need, from the machine's own parts.
+//!
+//! Lives here: running programs ([`process`]), images made on the spot ([`image`]), a real registry ([`registry`]), the
+//! program under test as a command and as a daemon ([`workshop`], [`daemon`]), and proof that nothing is left behind
+//! ([`leftovers`]). Must never live here: assertions on a single feature, or anything of the product's own crates: what
+//! is written by the product is read back by somebody else's programs.
+//!
+//! Everything panics on failure, as tests do, and cleans up when dropped.
+
+#![allow(clippy::missing_panics_doc, reason = "panicking is how tests tell")]
+
+pub mod daemon;
+pub mod image;
+pub mod leftovers;
+pub mod process;
+pub mod registry;
+pub mod workshop;
+
+pub use daemon::Daemon;
+pub use process::{Outcome, Running, outcome};
+pub use registry::{Access, Registry};
+pub use workshop::Workshop;
