@@ -2,6 +2,9 @@
 
 /// The shortest equal path: no `.`, no doubled or trailing slashes, `..` resolved where it can be. Empty becomes `.`.
 pub fn clean(path: &str) -> String {
+    if is_clean(path) {
+        return path.to_owned();
+    }
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -19,6 +22,16 @@ pub fn clean(path: &str) -> String {
         (false, true) => ".".to_owned(),
         (false, false) => parts.join("/"),
     }
+}
+
+/// Whether nothing is to be done: the common case. Some clean paths are not recognised.
+fn is_clean(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    // No empty and no dotted element; the root is the only path that ends in a slash.
+    !bytes.is_empty()
+        && bytes[0] != b'.'
+        && (bytes.len() == 1 || bytes[bytes.len() - 1] != b'/')
+        && !bytes.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 
 /// `a/b`, cleaned; an empty part counts for nothing.

@@ -25,8 +25,26 @@ enum Question {
 /// The answer.
 #[derive(Debug, Clone)]
 enum Answer {
-    Image(ImageMeta),
+    Image(Box<Found>),
     Context(Box<NamedContext>),
+}
+
+/// An image with its config read.
+#[derive(Debug, Clone)]
+struct Found {
+    reference: ImageRef,
+    config: ImageConfig,
+}
+
+impl Found {
+    fn read(meta: ImageMeta) -> Result<Self, Cause> {
+        let config = serde_json::from_slice(&meta.config).map_err(Cause::ImageConfig)?;
+        let reference = match meta.digest {
+            Some(digest) => meta.reference.with_digest(digest),
+            None => meta.reference,
+        };
+        Ok(Self { reference, config })
+    }
 }
 
 /// What bases are looked up with.
@@ -76,8 +94,7 @@ impl<R: MetaResolver> Bases<'_, R> {
         for ((question, ids), answer) in questions.iter().zip(answers) {
             for id in ids {
                 let node = &mut stages.nodes[*id];
-                let ranges = node.ranges.clone();
-                self.start(node, question, answer.clone(), findings).map_err(|e| e.at(&ranges))?;
+                self.start(node, question, answer.clone(), findings);
             }
         }
         Ok(())
@@ -111,13 +128,14 @@ impl<R: MetaResolver> Bases<'_, R> {
 
     async fn ask(&self, question: &Question, node: &Node<'_>, stages: &Stages<'_>) -> Result<Answer, Error> {
         match question {
-            Question::Image(request) => {
-                self.resolver.image(request.clone()).await.map(Answer::Image).map_err(|source| {
+            Question::Image(request) => match self.resolver.image(request.clone()).await {
+                Ok(meta) => Found::read(meta).map(|found| Answer::Image(Box::new(found))),
+                Err(source) => {
                     let options = stages.names().chain(COMMON_IMAGES);
                     let suggestion = nearest(&node.base_name, options, false);
-                    Cause::Image { name: node.base_name.clone(), source, suggestion }
-                })
-            }
+                    Err(Cause::Image { name: node.base_name.clone(), source, suggestion })
+                }
+            },
             Question::Context(request) => self
                 .resolver
                 .context(request.clone())
@@ -128,39 +146,27 @@ impl<R: MetaResolver> Bases<'_, R> {
         .map_err(|cause| Error::new(cause).at(&node.ranges))
     }
 
-    fn start(
-        &self,
-        node: &mut Node<'_>,
-        question: &Question,
-        answer: Answer,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn start(&self, node: &mut Node<'_>, question: &Question, answer: Answer, findings: &mut Vec<Finding>) {
         // What is from outside has no instructions, and a context is taken as it is.
         node.done = node.stage.is_none() || node.is_context;
         let state = match (question, answer) {
-            (Question::Image(request), Answer::Image(meta)) => self.image(node, request, &meta, findings)?,
+            (Question::Image(request), Answer::Image(found)) => self.image(node, request, *found, findings),
             (Question::Context(request), Answer::Context(context)) => self.context(node, request, *context),
-            _ => return Ok(()), // answers are of the kind of their question
+            _ => return, // answers are of the kind of their question
         };
         node.state = Some(state);
-        Ok(())
     }
 
     fn image(
         &self,
         node: &mut Node<'_>,
         request: &ImageRequest,
-        meta: &ImageMeta,
+        Found { reference, config }: Found,
         findings: &mut Vec<Finding>,
-    ) -> Result<StageState, Error> {
-        let config: ImageConfig = serde_json::from_slice(&meta.config).map_err(Cause::ImageConfig)?;
+    ) -> StageState {
         let platform = match &node.platform {
             None if self.platforms.implicit => self.platforms.detect(&config.platform),
             _ => request.platform.clone(),
-        };
-        let reference = match &meta.digest {
-            Some(digest) => meta.reference.clone().with_digest(digest.clone()),
-            None => meta.reference.clone(),
         };
         let empty = config.rootfs.diff_ids.is_empty() && config.history.iter().all(|entry| entry.empty_layer);
         let output = if empty { Output::scratch() } else { self.source(node, &reference, &platform) };
@@ -178,7 +184,7 @@ impl<R: MetaResolver> Bases<'_, R> {
             }
         }
         let base_image = Some(config.clone());
-        Ok(StageState::new(output, ImageConfig { created: None, ..config }, base_image, platform))
+        StageState::new(output, ImageConfig { created: None, ..config }, base_image, platform)
     }
 
     /// The source op of a base image: the first step of its stage.

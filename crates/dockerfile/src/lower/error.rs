@@ -107,7 +107,7 @@ pub enum Cause {
     #[error("{0}")]
     Context(#[source] ResolveError),
     #[error("{source}")]
-    Trigger { trigger: String, source: TriggerError },
+    Trigger { trigger: String, source: Box<TriggerError> },
 
     // Words.
     #[error("{0}")]
@@ -150,7 +150,7 @@ pub enum Cause {
 
     // RUN.
     #[error("{}", .0.short())]
-    Mount(Diagnostic),
+    Mount(Box<Diagnostic>),
     #[error(
         "cannot mount from stage {} to {}, stage needs to be defined before current command",
         quoted(.from),

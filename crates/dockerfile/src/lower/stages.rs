@@ -302,7 +302,7 @@ impl<'a> Stages<'a> {
             let mut commands = Vec::with_capacity(triggers.len());
             for trigger in triggers {
                 let instruction = crate::parser::parse_onbuild_trigger(&trigger)
-                    .map_err(|source| Error::new(Cause::Trigger { trigger, source }).at(&ranges))?;
+                    .map_err(|source| Error::new(Cause::Trigger { trigger, source: Box::new(source) }).at(&ranges))?;
                 let known = self.nodes.len();
                 let command = self.command(Cow::Owned(instruction), true, ranges.clone())?;
                 more |= known != self.nodes.len() || !command.sources.is_empty();

@@ -36,7 +36,7 @@ pub(super) fn lower(run: &mut StageRun<'_>, command: &Run, sources: &[Option<usi
         for name in undefined {
             run.undefined(name);
         }
-        match resolved.map_err(Cause::Mount)? {
+        match resolved.map_err(|wrong| Cause::Mount(Box::new(wrong)))? {
             Mount::Bind(mount) => out.files.push(bind(run, &mount, source)?),
             Mount::Cache(mount) => out.files.push(cache(run, &mount, source)?),
             Mount::Tmpfs(mount) => out.files.push(tmpfs(run, &mount)?),
