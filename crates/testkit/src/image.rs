@@ -120,3 +120,25 @@ fn pack(dir: &Path, tar: &Path) {
     command.args(["--sort=name", "--mtime=@1577836800", "--numeric-owner", "--owner=0", "--group=0", "-cf"]);
     outcome(command.arg(tar).arg("-C").arg(dir).arg(".")).ok();
 }
+
+/// skopeo's view of an image, by a reference like `oci-archive:FILE`.
+#[track_caller]
+pub fn inspect(reference: &str) -> Value {
+    let seen = outcome(Command::new("skopeo").args(["inspect", reference])).ok();
+    serde_json::from_slice(&seen.stdout).expect("skopeo's JSON")
+}
+
+/// Unpacks an image into a new directory, by skopeo and umoci; returns the root of its files.
+#[track_caller]
+pub fn unpack(reference: &str, into: &Path) -> PathBuf {
+    fs::create_dir_all(into).expect("directory");
+    let layout = into.join("layout");
+    let mut copy = Command::new("skopeo");
+    copy.args(["copy", "--quiet", reference]).arg(format!("oci:{}:it", layout.display()));
+    // umoci of Debian 12 knows gzip alone.
+    outcome(copy.args(["--dest-compress-format", "gzip", "--dest-compress"])).ok();
+    let rootfs = into.join("rootfs");
+    let mut unpack = Command::new("umoci");
+    outcome(unpack.args(["raw", "unpack", "--image"]).arg(format!("{}:it", layout.display())).arg(&rootfs)).ok();
+    rootfs
+}

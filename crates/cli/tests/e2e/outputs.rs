@@ -1,0 +1,98 @@
+//! Every kind of output, over the wire, to every kind of place.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use cooper_testkit::image::{inspect, unpack};
+use cooper_testkit::{Access, Registry, outcome};
+
+use crate::{ONE_FILE, local, read, workshop, workshop_with};
+
+/// `/made` in a tar file.
+fn in_tar(tar: &Path) -> String {
+    outcome(Command::new("tar").arg("-xOf").arg(tar).arg("made")).ok().text()
+}
+
+#[test]
+fn files_directories_and_standard_output() {
+    let shop = workshop();
+    let daemon = shop.daemon();
+    let context = shop.dockerfile(ONE_FILE);
+    let in_image = |reference: String, name: &str| read(unpack(&reference, &shop.path(name)).join("made"));
+    let path = |name: &str| shop.path(name).display().to_string();
+
+    // Attributes, where the result is then, and how to read `/made` out of it.
+    type Reader<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let cases: Vec<(&str, Reader<'_>)> = vec![
+        ("oci", Box::new(|at: &str| in_image(format!("oci-archive:{at}"), "u1"))),
+        ("docker,name=example.com/made:1", Box::new(|at: &str| in_image(format!("docker-archive:{at}"), "u2"))),
+        ("oci,compression=zstd", Box::new(|at: &str| in_image(format!("oci-archive:{at}"), "u3"))),
+        ("oci,compression=uncompressed", Box::new(|at: &str| in_image(format!("oci-archive:{at}"), "u4"))),
+        ("tar", Box::new(|at: &str| in_tar(Path::new(at)))),
+    ];
+    for (number, (attributes, made)) in cases.iter().enumerate() {
+        let file = path(&format!("out{number}"));
+        outcome(shop.buildctl_build(&daemon, &context).arg("--output").arg(format!("type={attributes},dest={file}")))
+            .ok();
+        assert_eq!(made(&file), "made\n", "{attributes} to a file");
+
+        fs::remove_dir_all(shop.path(&format!("u{}", number + 1))).ok();
+        let piped =
+            outcome(shop.buildctl_build(&daemon, &context).arg("--output").arg(format!("type={attributes},dest=-")));
+        assert!(piped.ok().stdout == fs::read(&file).unwrap(), "{attributes} to standard output differs from the file");
+    }
+
+    let dir = path("local");
+    outcome(shop.buildctl_build(&daemon, &context).arg("--output").arg(format!("type=local,dest={dir}"))).ok();
+    assert_eq!(read(Path::new(&dir).join("made")), "made\n");
+
+    let layout = path("layout");
+    outcome(shop.buildctl_build(&daemon, &context).arg("--output").arg(format!("type=oci,tar=false,dest={layout}")))
+        .ok();
+    assert_eq!(read(unpack(&format!("oci:{layout}"), &shop.path("u9")).join("made")), "made\n");
+}
+
+#[test]
+fn several_outputs_of_one_build() {
+    let registry = Registry::start(Access::Open);
+    let shop = workshop_with(&registry);
+    let daemon = shop.daemon();
+    let context = shop.dockerfile(ONE_FILE);
+    let name = format!("{}/made:several", registry.host());
+    let (archive, dir) = (shop.path("i.tar"), shop.path("dir"));
+    outcome(
+        shop.buildctl_build(&daemon, &context)
+            .arg("--output")
+            .arg(format!("type=image,name={name},push=true"))
+            .arg("--output")
+            .arg(format!("type=oci,dest={}", archive.display()))
+            .arg("--output")
+            .arg(local(&dir)),
+    )
+    .ok();
+    assert_eq!(read(dir.join("made")), "made\n");
+    let archive = inspect(&format!("oci-archive:{}", archive.display()));
+    assert_eq!(archive["Layers"], registry.inspect("made:several")["Layers"]);
+}
+
+#[test]
+fn owners_modes_and_times_arrive() {
+    let shop = workshop();
+    let daemon = shop.daemon();
+    let context = shop.dockerfile(
+        "RUN mkdir -p /o/d && echo x > /o/d/f && chmod 4751 /o/d/f && touch -d '2001-02-03 04:05:06' /o/d/f && \
+         chown 12:34 /o/d/f && ln -s f /o/d/l\nFROM scratch\nCOPY --from=base /o /\n",
+    );
+    outcome(shop.build_with(&daemon, &context).arg("-o").arg(local(&shop.path("out")))).ok();
+    let found = fs::symlink_metadata(shop.path("out/d/f")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&found) & 0o7777, 0o4751);
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime(&found), 981_173_106);
+    assert_eq!(shop.path("out/d/l").read_link().unwrap().to_str(), Some("f"));
+
+    let tar = shop.path("out.tar");
+    outcome(shop.build_with(&daemon, &context).arg("-o").arg(format!("type=tar,dest={}", tar.display()))).ok();
+    let list = outcome(Command::new("tar").args(["--numeric-owner", "--utc", "-tvf"]).arg(&tar)).ok().text();
+    let line = list.lines().find(|line| line.ends_with(" d/f")).expect("d/f");
+    assert!(line.starts_with("-rwsr-x--x 12/34 ") && line.contains("2001-02-03 04:05"), "{line}");
+}

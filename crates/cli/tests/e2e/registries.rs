@@ -1,0 +1,88 @@
+//! Pulls from and pushes to a real registry: open, with a password, with TLS.
+
+use cooper_testkit::registry::docker_config;
+use cooper_testkit::{Access, Registry, outcome};
+
+use crate::{local, read, workshop};
+
+#[test]
+fn pull_and_push_with_every_kind_of_access() {
+    for access in [Access::Open, Access::Basic, Access::Tls] {
+        let registry = Registry::start(access);
+        let pinned = registry.add_busybox();
+        let shop = workshop();
+        shop.configure(&registry.section());
+        if access == Access::Basic {
+            docker_config(&shop.path("docker"), &registry);
+        }
+        let host = registry.host();
+        let context = shop.context(&[(
+            "Dockerfile",
+            &format!("FROM {host}/library/busybox@{pinned}\nRUN echo of busybox > /made\nCMD [\"cat\", \"/made\"]\n"),
+        )]);
+        let daemon = shop.daemon();
+        let name = format!("{host}/team/app");
+        let mut build = shop.build_with(&daemon, &context);
+        outcome(build.args(["-t", &format!("{name}:1"), "-t", &format!("{name}:2"), "--push"])).ok();
+        let (one, two) = (registry.inspect("team/app:1"), registry.inspect("team/app:2"));
+        assert_eq!(one["Digest"], two["Digest"], "{access:?}");
+        let base = registry.inspect("library/busybox:latest");
+        assert_eq!(one["Layers"][0], base["Layers"][0], "{access:?}: the base's layer goes on as it is");
+
+        // What was pushed is a base like any other, for an engine that starts afresh.
+        let again = shop.context(&[("Dockerfile", &format!("FROM {name}:1\nRUN cp /made /again\n"))]);
+        let mut build = shop.cooper();
+        build.args(["build", "--root"]).arg(shop.path("other")).arg("--config").arg(shop.path("config.toml"));
+        outcome(build.arg("-o").arg(local(&shop.path("out"))).arg(again)).ok();
+        assert_eq!(read(shop.path("out/again")), "of busybox\n", "{access:?}");
+    }
+}
+
+#[test]
+fn without_the_password_the_registry_is_named() {
+    let registry = Registry::start(Access::Basic);
+    registry.add_busybox();
+    let shop = workshop();
+    shop.configure(&registry.section());
+    let context = shop.context(&[("Dockerfile", &format!("FROM {}/library/busybox\n", registry.host()))]);
+    outcome(&mut shop.build(&context)).refused(&[&registry.host(), "401", "log in to the registry"]);
+    let context = shop.dockerfile("");
+    let name = format!("{}/x:1", registry.host());
+    outcome(shop.build(&context).args(["-t", &name, "--push"])).refused(&[&registry.host(), "401"]);
+    docker_config(&shop.path("docker"), &registry);
+    outcome(shop.build(&context).args(["-t", &name, "--push"])).ok();
+    registry.inspect("x:1");
+}
+
+#[test]
+fn an_unknown_authority_is_refused() {
+    let registry = Registry::start(Access::Tls);
+    registry.add_busybox();
+    let shop = workshop();
+    let context = shop.context(&[("Dockerfile", &format!("FROM {}/library/busybox\n", registry.host()))]);
+    outcome(&mut shop.build(&context)).refused(&["certificate", "ca = "]);
+}
+
+#[test]
+fn names_without_a_host_come_from_the_mirror() {
+    let registry = Registry::with_busybox();
+    let shop = crate::workshop_with(&registry);
+    let context = shop.context(&[("Dockerfile", "FROM busybox\nRUN echo $(busybox | head -c 7) > /made\n")]);
+    outcome(shop.build(&context).arg("-o").arg(local(&shop.path("out")))).ok();
+    assert_eq!(read(shop.path("out/made")), "BusyBox\n");
+}
+
+#[test]
+fn push_by_digest_leaves_no_tag() {
+    let registry = Registry::start(Access::Open);
+    let shop = crate::workshop_with(&registry);
+    let daemon = shop.daemon();
+    let context = shop.dockerfile("");
+    let (name, metadata) = (format!("{}/by/digest", registry.host()), shop.path("m.json"));
+    let mut build = shop.buildctl_build(&daemon, &context);
+    build.arg("--output").arg(format!("type=image,name={name},push-by-digest=true,push=true"));
+    outcome(build.arg("--metadata-file").arg(&metadata)).ok();
+    let metadata: serde_json::Value = serde_json::from_str(&read(metadata)).unwrap();
+    let digest = metadata["containerimage.digest"].as_str().unwrap();
+    assert_eq!(registry.digest(&format!("by/digest@{digest}")), digest);
+}
