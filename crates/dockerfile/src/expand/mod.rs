@@ -115,12 +115,12 @@ impl Expander {
         self.scan(text, env).map(|done| done.1)
     }
 
-    fn scan(&self, text: &str, env: &impl Variables) -> Result<(Expanded, Vec<String>), ExpandError> {
-        scan::run(*self, text, env).map_err(|reason| ExpandError { word: text.to_owned(), reason })
+    fn scan(self, text: &str, env: &impl Variables) -> Result<(Expanded, Vec<String>), ExpandError> {
+        scan::run(self, text, env).map_err(|reason| ExpandError { word: text.to_owned(), reason })
     }
 
     /// Whether nothing in the word can change: the common case, worth a look before scanning.
-    fn is_plain(&self, word: &str) -> bool {
+    fn is_plain(self, word: &str) -> bool {
         !word.contains(|c| c == '$' || c == self.escape || (!self.ignore_quotes && (c == '"' || c == '\'')))
     }
 }

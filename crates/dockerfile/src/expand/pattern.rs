@@ -57,6 +57,23 @@ impl Pattern {
         Some((at.iter().position(|hit| *hit)?, at.iter().rposition(|hit| *hit)?))
     }
 
+    /// Length of the longest prefix of `value` that matches. Quick where the pattern is, as it mostly is, plain text.
+    fn longest_at(&self, value: &[char]) -> Option<usize> {
+        let tokens = &self.0;
+        let fits = |(token, c): (&Token, &char)| match token {
+            Token::Char(wanted) => wanted == c,
+            Token::One | Token::Any => *c != '\n',
+        };
+        let head = tokens.iter().position(|token| *token == Token::Any).unwrap_or(tokens.len());
+        if value.len() < head || !tokens[..head].iter().zip(value).all(fits) {
+            return None;
+        }
+        match &tokens[head..] {
+            [] => Some(head),
+            rest => Self::prefix_lengths(rest.iter().copied(), &value[head..]).map(|(_, long)| head + long),
+        }
+    }
+
     /// The value without the shortest or longest prefix that matches.
     pub(super) fn trim_prefix<'v>(&self, value: &'v str, longest: bool) -> &'v str {
         let chars: Vec<char> = value.chars().collect();
@@ -79,7 +96,7 @@ impl Pattern {
         let mut out = String::with_capacity(value.len());
         let (mut at, mut last_end) = (0, 0);
         while at <= chars.len() {
-            let found = Self::prefix_lengths(self.0.iter().copied(), &chars[at..]).map(|(_, long)| at + long);
+            let found = self.longest_at(&chars[at..]).map(|len| at + len);
             match found {
                 // An empty match right behind the last one is none.
                 Some(end) if end > last_end || at == 0 => {

@@ -108,9 +108,9 @@ impl<V: Variables> Scan<'_, V> {
                 '\'' | '"' if !self.rules.ignore_quotes => {
                     let before = out.text.len();
                     if c == '"' {
-                        self.double_quoted(&mut out.text, keep_escapes)?
+                        self.double_quoted(&mut out.text, keep_escapes)?;
                     } else {
-                        self.single_quoted(&mut out.text)?
+                        self.single_quoted(&mut out.text)?;
                     }
                     out.words.current.push_str(&out.text[before..]);
                 }

@@ -200,3 +200,24 @@ fn nesting_is_bounded() {
     let word = "${a:-".repeat(100_000);
     assert!(Expander::default().process_word(&word, &()).is_err());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn expanding_is_total(word in "([$}{a/#%:?*+=<\\\\\"' \n-]|\\$\\{|é|\\PC){0,30}", value in "\\PC{0,12}") {
+        let mut list = Env::new();
+        list.set("a", &value);
+        for rules in [Expander::default(), Expander::for_display('`'), Expander::for_heredoc()] {
+            let _ = rules.process_words(&word, &list);
+            if let Ok(done) = rules.process_word_with_matches(&word, &list) {
+                proptest::prop_assert_eq!(rules.process_word(&word, &list).unwrap(), done.text);
+            }
+        }
+    }
+
+    #[test]
+    fn text_without_specials_stays(word in "[a-zA-Z0-9_ /.:=-]{0,40}") {
+        proptest::prop_assert_eq!(Expander::default().process_word(&word, &()).unwrap(), word);
+    }
+}

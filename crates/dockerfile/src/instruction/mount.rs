@@ -434,7 +434,8 @@ mod tests {
 
     #[test]
     fn mounts() {
-        let show = |rows: &[&str]| rows.iter().map(|row| format!("{:?}\n", resolve(row).unwrap())).collect::<String>();
+        let show =
+            |rows: &[&str]| rows.iter().fold(String::new(), |out, row| out + &format!("{:?}\n", resolve(row).unwrap()));
         insta::assert_snapshot!(show(&[
             "target=/a",
             "type=bind,from=base,src=x,dst=/y,rw",
@@ -461,7 +462,7 @@ mod tests {
     #[test]
     fn wrong_mounts() {
         let show = |rows: &[&str]| {
-            rows.iter().map(|row| format!("{row}: {}\n", resolve(row).unwrap_err())).collect::<String>()
+            rows.iter().fold(String::new(), |out, row| out + &format!("{row}: {}\n", resolve(row).unwrap_err()))
         };
         insta::assert_snapshot!(show(&[
             "type=bind,targt=/x",

@@ -129,7 +129,7 @@ mod tests {
         match Config::parse(text) {
             Ok(config) => {
                 let set = |all: bool, set: &BTreeSet<String>| {
-                    if all { "all".to_owned() } else { Vec::from_iter(set.iter().cloned()).join(",") }
+                    if all { "all".to_owned() } else { set.iter().cloned().collect::<Vec<_>>().join(",") }
                 };
                 let skip = set(config.skip_all, &config.skip);
                 let experimental = set(config.experimental_all, &config.experimental);
@@ -152,8 +152,7 @@ mod tests {
             "error=maybe",
         ]
         .iter()
-        .map(|text| format!("{text}: {}\n", show(text)))
-        .collect();
+        .fold(String::new(), |out, text| out + &format!("{text}: {}\n", show(text)));
         insta::assert_snapshot!(all, @r#"
         : skip  experimental  error false
         skip=all: skip all experimental  error false

@@ -77,6 +77,7 @@ pub(super) fn of_finding(file: &Dockerfile, finding: &Finding) -> (Span, Option<
 
 type Repair = (Option<Span>, Option<Fix>);
 
+#[allow(clippy::unnecessary_wraps, reason = "the shape that repairs are handed on in")]
 fn one(title: impl Into<String>, edit: Edit) -> Option<Fix> {
     Some(Fix { title: title.into(), edits: vec![edit] })
 }

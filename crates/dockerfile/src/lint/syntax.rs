@@ -32,6 +32,7 @@ fn found(head: &Head, span: Span, message: String, fix: Option<Fix>) -> Found {
     Found { message, ranges: head.ranges(), span, fix }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the shape that repairs are handed on in")]
 fn fix(title: impl Into<String>, edits: Vec<Edit>) -> Option<Fix> {
     Some(Fix { title: title.into(), edits })
 }

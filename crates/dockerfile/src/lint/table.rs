@@ -160,9 +160,9 @@ mod tests {
             let mut slug = String::new();
             let chars: Vec<char> = rule.name.chars().collect();
             for (i, c) in chars.iter().enumerate() {
-                let word_starts = c.is_uppercase()
-                    && (i > 0 && chars[i - 1].is_lowercase()
-                        || i > 0 && chars.get(i + 1).is_some_and(|n| n.is_lowercase()));
+                let after_lower = i > 0 && chars[i - 1].is_lowercase();
+                let before_lower = i > 0 && chars.get(i + 1).is_some_and(|next| next.is_lowercase());
+                let word_starts = c.is_uppercase() && (after_lower || before_lower);
                 if word_starts {
                     slug.push('-');
                 }

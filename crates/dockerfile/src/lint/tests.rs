@@ -239,3 +239,37 @@ fn rendering() {
     --------------------
     ");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever is linted, repairs fit the text, and a repaired file that could be built still can.
+    #[test]
+    fn repairs_keep_files_readable(lines in proptest::collection::vec(proptest::sample::select(LINES), 0..12)) {
+        let text = format!("FROM alpine as Base\n{}", lines.concat());
+        let (linter, before) = warnings(&text, None);
+        let done = apply_fixes(&text, linter.warnings().iter().filter_map(|warning| warning.fix.as_ref()));
+        let after = warnings(&done.text, None).1;
+        proptest::prop_assert!(before.contains("error:") || !after.contains("error:"), "{}\n{after}", done.text);
+    }
+}
+
+const LINES: &[&str] = &[
+    "MAINTAINER a \"b\" $c\n",
+    "env a b\n",
+    "ENV A b \\\n\n c\n",
+    "Label x \"y z\"\n",
+    "CMD a b\n",
+    "CMD [\"x\"]\n",
+    "ENTRYPOINT sh -c 'x'\n",
+    "HEALTHCHECK CMD a\n",
+    "HEALTHCHECK \\\n\n  NONE\n",
+    "EXPOSE 1/TCP \\\n 2:2/Udp\n",
+    "FROM --platform=$TARGETPLATFORM base AS X\n",
+    "ARG PATHS=1\n",
+    "WORKDIR $PATHZ/${PTH}\n",
+    "RUN --mount=target=/$PTH echo $PTH\n",
+    "COPY <<E $PTH/\n$PTH\nE\n",
+    "# check=skip=all\n",
+    "# c\n",
+];

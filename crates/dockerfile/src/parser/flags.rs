@@ -69,7 +69,6 @@ pub(super) fn check(rule: &InstructionRule, flags: &[Flag]) -> Result<(), Fault>
             return fault(Problem::DuplicateFlag(name()));
         }
         match (known.kind, &flag.value) {
-            (FlagKind::Bool, None) => {}
             (FlagKind::Bool, Some(value)) if value.text.is_empty() => return fault(Problem::FlagWithoutValue(name())),
             (FlagKind::Bool, Some(value)) if !matches!(value.text.to_lowercase().as_str(), "true" | "false") => {
                 return fault(Problem::FlagNotBoolean { flag: name(), value: value.text.clone() });

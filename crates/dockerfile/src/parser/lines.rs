@@ -31,8 +31,8 @@ impl<'a> RawLine<'a> {
     }
 }
 
-/// Hands out physical lines. Cheap to copy, so that a reader can look ahead and come back.
-#[derive(Debug, Clone, Copy)]
+/// Hands out physical lines. Cheap to clone, so that a reader can look ahead and come back.
+#[derive(Debug, Clone)]
 pub(super) struct Lines<'a> {
     text: &'a str,
     at: usize,

@@ -1,4 +1,5 @@
 //! Files and what they are read as.
+#![allow(clippy::format_collect, reason = "a test may allocate")]
 
 use super::*;
 use crate::instruction::{CommandLine, Heredoc, SourcesAndDest};

@@ -188,7 +188,7 @@ mod tests {
         check(r#"["a",]"#, None);
         check(r#"["a" "b"]"#, None);
         check(r#"["a"] x"#, None);
-        check(r#"['a']"#, None);
+        check("['a']", None);
         check(r#"["a"#, None);
         check(r#"["\x"]"#, None);
         check("a b", None);

@@ -135,7 +135,7 @@ fn text_words(rest: Part<'_>) -> Vec<Word> {
     if rest.is_empty() { Vec::new() } else { vec![rest.word()] }
 }
 
-fn json_or<'l>(rest: Part<'l>, otherwise: fn(Part<'_>) -> Vec<Word>) -> Result<Args<'l>, Fault> {
+fn json_or(rest: Part<'_>, otherwise: fn(Part<'_>) -> Vec<Word>) -> Result<Args<'_>, Fault> {
     match words::json(rest) {
         Ok(Some(words)) => Ok(Args::Json(words)),
         Ok(None) => Ok(Args::Words(otherwise(rest))),
@@ -211,7 +211,7 @@ fn read_heredocs(
         return Ok(Vec::new());
     }
     let found: Vec<HeredocWord> = heredoc::words(whole.as_str()).map_err(|problem| Fault::at(problem, whole.span()))?;
-    let before = *lines;
+    let before = lines.clone();
     heredoc::read(found, lines).or_else(|name| {
         if command.rule.is_some() {
             return Err(Fault::at(Problem::UnterminatedHeredoc { name }, whole.span()));

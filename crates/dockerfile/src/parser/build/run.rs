@@ -66,7 +66,7 @@ fn device(word: Word) -> Result<Device, Fault> {
                 if !name.is_empty() {
                     return Err(fault(Problem::DeviceNamedTwice(name)));
                 }
-                name = (*value).to_owned();
+                (*value).clone_into(&mut name);
             }
             Some((key, value)) if key == "required" => {
                 let invalid = || fault(Problem::InvalidValue { key: key.clone(), value: (*value).to_owned() });
