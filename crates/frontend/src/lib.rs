@@ -1,18 +1,21 @@
 //! Frontends: what turns a client's options and files into results, over the engine's [`Bridge`].
 //!
-//! Lives here: the I/O around the Dockerfile language (fetching files, resolving images, putting results together).
-//! Must never live here: the language itself, protocol services.
+//! Lives here: the I/O around the Dockerfile language (fetching files, resolving images, putting results together), and
+//! the choice of a frontend. Must never live here: the language itself, protocol services.
 //!
 //! [`Bridge`]: cooper_engine::Bridge
 
 mod dockerfile;
+mod gateway;
+mod images;
 
 pub use dockerfile::Dockerfile;
+pub use gateway::Gateway;
 
 use cooper_engine::Frontend;
 use std::sync::Arc;
 
 /// The frontends that are built in.
 pub fn builtin() -> Vec<Arc<dyn Frontend>> {
-    vec![Arc::new(Dockerfile)]
+    vec![Arc::new(Dockerfile), Arc::new(Gateway)]
 }

@@ -1,65 +1,62 @@
-//! Failures and advice of the language as build errors and warnings, with the places that they are about.
+//! Failures of the language as build errors, with the places that they are about.
 
+use super::files::Fetched;
 use cooper_dockerfile::{
     Range, Source,
-    lower::{Error, Lowered},
+    lower::{Error, pb_ranges},
     parser::ParseErrors,
 };
-use cooper_engine::{Bridge, BuildError, FailureClass, SourceRanges};
+use cooper_engine::{BuildError, FailureClass, SourceRanges};
 use cooper_llb::pb;
-use cooper_solver::Warning;
 
-/// A file that does not parse.
-pub fn parse(errors: &ParseErrors, source: &Source) -> BuildError {
-    let first = errors.first();
-    BuildError {
-        sources: vec![ranges(source, &first.ranges())],
-        ..BuildError::new(FailureClass::Unknown, first.to_string())
-    }
+/// The Dockerfile of a build: its text, and where that came from.
+pub struct Origin<'a> {
+    /// The text.
+    pub source: &'a Source,
+    /// How it was fetched.
+    pub files: &'a Fetched,
 }
 
-/// A file that cannot be given a meaning. An engine's failure underneath keeps its details.
-pub fn lowering(error: Error, source: &Source) -> BuildError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut built = BuildError::default();
-    while let Some(inner) = cause {
-        if let Some(known) = inner.downcast_ref::<BuildError>() {
-            built = known.clone();
-            break;
-        }
-        cause = inner.source();
-    }
-    built.message = error.to_string();
-    if !error.ranges.is_empty() {
-        built.sources.push(ranges(source, &error.ranges));
-    }
-    built
-}
-
-/// Passes on what lint found.
-pub fn warn(bridge: &Bridge, lowered: &Lowered, source: &Source) {
-    for finding in &lowered.findings {
-        let rule = finding.kind.rule();
-        let line = finding.ranges.first().map_or(0, |r| r.start.line);
-        let shown = Warning {
-            level: 1,
-            short: format!("{rule}: {} (line {line})", finding.kind),
-            detail: Vec::new(),
-            url: String::new(),
-        };
-        bridge.warn("dockerfile", shown, Some(ranges(source, &finding.ranges)));
-    }
-}
-
-fn ranges(source: &Source, ranges: &[Range]) -> SourceRanges {
-    let position = |p: cooper_dockerfile::Position| pb::Position { line: p.line as i32, character: p.character as i32 };
-    SourceRanges {
-        info: pb::SourceInfo {
-            filename: source.filename().to_owned(),
-            data: source.text().as_bytes().to_vec(),
-            definition: None,
+impl Origin<'_> {
+    /// The file as the protocol has it.
+    pub fn info(&self) -> pb::SourceInfo {
+        pb::SourceInfo {
+            filename: self.source.filename().to_owned(),
+            data: self.files.dockerfile.clone(),
+            definition: Some(self.files.definition.clone()),
             language: "Dockerfile".to_owned(),
-        },
-        ranges: ranges.iter().map(|r| pb::Range { start: Some(position(r.start)), end: Some(position(r.end)) }).collect(),
+        }
+    }
+
+    /// Places in the file.
+    pub fn ranges(&self, ranges: &[Range]) -> SourceRanges {
+        SourceRanges { info: self.info(), ranges: pb_ranges(ranges) }
+    }
+
+    /// A file that does not parse.
+    pub fn parse_error(&self, errors: &ParseErrors) -> BuildError {
+        let first = errors.first();
+        BuildError {
+            sources: vec![self.ranges(&first.ranges())],
+            ..BuildError::new(FailureClass::Unknown, first.to_string())
+        }
+    }
+
+    /// A file that cannot be given a meaning. An engine's failure underneath keeps its details.
+    pub fn lowering_error(&self, error: &Error) -> BuildError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        let mut built = BuildError::default();
+        while let Some(inner) = cause {
+            if let Some(known) = inner.downcast_ref::<BuildError>() {
+                built = known.clone();
+                break;
+            }
+            cause = inner.source();
+        }
+        built.message = error.to_string();
+        if !error.ranges.is_empty() {
+            built.sources.push(self.ranges(&error.ranges));
+        }
+        built
     }
 }

@@ -1,8 +1,14 @@
 //! Fetching the Dockerfile and the ignore file.
 
-use super::options::Request;
-use cooper_engine::{Bridge, BuildError, Ref};
+use super::{
+    context::{self, DockerfileSource, MainContext},
+    options::Request,
+};
+use cooper_engine::{Bridge, BuildError, FailureClass, Ref};
 use cooper_llb::{Local, Meta, pb};
+use cooper_oci::Digest;
+
+const IGNORE_FILE: &str = ".dockerignore";
 
 /// What was fetched.
 pub struct Fetched {
@@ -11,45 +17,72 @@ pub struct Fetched {
     /// Patterns of the ignore file.
     pub ignore: Vec<String>,
     /// Where the Dockerfile came from.
-    pub definition: Option<pb::Definition>,
+    pub definition: pb::Definition,
+    /// The vertex that the Dockerfile came from.
+    pub vertex: Digest,
 }
 
-/// Fetches both, side by side.
-pub async fn fetch(bridge: &Bridge, request: &Request) -> Result<Fetched, BuildError> {
-    let name = &request.filename;
+/// Fetches both, side by side. Other people's contexts bring no ignore file: they hold what they hold.
+pub async fn fetch(bridge: &Bridge, request: &Request, main: &MainContext) -> Result<Fetched, BuildError> {
+    let name = &main.filename;
     let lower = lower_case(name);
-    let own_ignore = format!("{name}.dockerignore");
-    let wanted = [Some(name.clone()), Some(own_ignore.clone()), lower.clone()];
-    let file_source = local(
-        bridge,
-        &request.dockerfile,
-        wanted.into_iter().flatten().collect(),
-        &format!("[internal] load build definition from {name}"),
-    )?;
-    let ignore_source =
-        local(bridge, &request.context, vec![".dockerignore".to_owned()], "[internal] load .dockerignore")?;
-    let dockerfile = async {
-        if let Some(found) = file_source.read_file(name).await? {
+    let own_ignore = format!("{name}{IGNORE_FILE}");
+    let source = match &main.dockerfile {
+        DockerfileSource::Output(output) => context::load(bridge, output).await?,
+        DockerfileSource::Local(directory) => {
+            let wanted = [Some(name.clone()), Some(own_ignore.clone()), lower.clone()];
+            let local = Local {
+                follow_paths: wanted.into_iter().flatten().collect(),
+                shared_key_hint: directory.clone(),
+                differ: Some("none".to_owned()),
+                ..request.local(directory)
+            };
+            let shown = Meta::named(format!("[internal] load build definition from {name}"));
+            context::load(bridge, &local.output(directory, shown)).await?
+        }
+    };
+    let dockerfile = read_dockerfile(&source, name, lower.as_deref());
+    let ignore = async {
+        if main.files.is_some() {
+            return Ok(Vec::new());
+        }
+        let patterns = match source.read_file(&own_ignore).await? {
+            Some(own) => Some(own),
+            None => context_ignore(bridge, request, &main.local).await?,
+        };
+        Ok(patterns.map(|bytes| cooper_fsmatch::parse_ignore_file(&bytes)).unwrap_or_default())
+    };
+    let (dockerfile, ignore) = futures::try_join!(dockerfile, ignore)?;
+    let vertex = source.edge().vertex.clone();
+    Ok(Fetched { dockerfile, ignore, definition: source.definition().clone(), vertex })
+}
+
+async fn read_dockerfile(source: &Ref, name: &str, lower: Option<&str>) -> Result<Vec<u8>, BuildError> {
+    let doing = |e: BuildError| e.context("failed to read dockerfile");
+    for candidate in [Some(name), lower].into_iter().flatten() {
+        if let Some(found) = source.read_file(candidate).await.map_err(doing)? {
             return Ok(found);
         }
-        if let Some(lower) = &lower
-            && let Some(found) = file_source.read_file(lower).await?
-        {
-            return Ok(found);
-        }
-        Err(BuildError::refused(format!(
-            "failed to read dockerfile: open {name}: no such file or directory"
-        )))
+    }
+    let missing = format!("open {name}: no such file or directory");
+    Err(doing(BuildError::new(FailureClass::NotFound, missing)))
+}
+
+/// The ignore file of a directory of the client.
+async fn context_ignore(bridge: &Bridge, request: &Request, directory: &str) -> Result<Option<Vec<u8>>, BuildError> {
+    let local = Local {
+        follow_paths: vec![IGNORE_FILE.to_owned()],
+        shared_key_hint: format!("{directory}-{IGNORE_FILE}"),
+        differ: Some("none".to_owned()),
+        ..request.local(directory)
     };
-    let patterns = async {
-        if let Some(own) = file_source.read_file(&own_ignore).await? {
-            return Ok(Some(own));
-        }
-        ignore_source.read_file(".dockerignore").await
-    };
-    let (dockerfile, patterns) = futures::try_join!(dockerfile, patterns)?;
-    let ignore = patterns.map(|bytes| cooper_fsmatch::parse_ignore_file(&bytes)).unwrap_or_default();
-    Ok(Fetched { dockerfile, ignore, definition: Some(file_source.definition().clone()) })
+    let shown = Meta::named(format!("[internal] load {IGNORE_FILE}"));
+    let source = context::load(bridge, &local.output(directory, shown)).await?;
+    match source.read_file(IGNORE_FILE).await {
+        // A client may offer no build context: not every Dockerfile reads one, and who does is told then.
+        Err(error) if error.class != FailureClass::Cancelled => Ok(None),
+        read => read,
+    }
 }
 
 /// The file that is taken when the usual one is missing.
@@ -57,16 +90,4 @@ fn lower_case(name: &str) -> Option<String> {
     let (dir, base) = name.rsplit_once('/').map_or(("", name), |(dir, base)| (dir, base));
     let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
     (base == "Dockerfile").then(|| format!("{prefix}dockerfile"))
-}
-
-fn local(bridge: &Bridge, name: &str, paths: Vec<String>, shown: &str) -> Result<Ref, BuildError> {
-    let local = Local { follow_paths: paths, shared_key_hint: shown_hint(shown), ..Local::default() };
-    let output = local.output(name, Meta::named(shown));
-    let definition = output.marshal()?;
-    bridge.load(definition)?.ok_or_else(|| BuildError::refused("a local source is an empty definition"))
-}
-
-/// Sources that take different parts of one directory are kept apart.
-fn shown_hint(shown: &str) -> String {
-    shown.rsplit(' ').next().unwrap_or_default().to_owned()
 }

@@ -1,22 +1,36 @@
 //! `dockerfile.v0`: fetch the file, lower it once per platform, hand back trees and image configs.
+//!
+//! Lives here: everything about a Dockerfile build that needs the engine. The language itself is another crate's.
 
+mod build;
+mod caps;
+mod context;
 mod error;
 mod files;
+mod limits;
+mod named;
 mod options;
+mod requests;
 mod resolver;
+mod syntax;
+mod timestamp;
+mod warnings;
 
+use crate::images;
 use async_trait::async_trait;
-use cooper_dockerfile::{
-    Source,
-    lower::{self, Lowered},
-    parser,
-};
-use cooper_engine::{Bridge, BuildError, BuildResult, Frontend, FrontendRequest, Ref, Refs};
-use cooper_oci::Platform;
+use build::Session;
+use context::MainContext;
+use cooper_dockerfile::Source;
+use cooper_engine::{Bridge, BuildError, BuildResult, Frontend, FrontendRequest};
+use error::Origin;
 use options::Request;
-use resolver::Resolver;
-use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
+
+pub(crate) use named::exists as has_named_context;
+pub(crate) use options::Request as Options;
+
+/// The name of the built-in frontend, which is also an address that the gateway takes.
+pub const NAME: &str = "dockerfile.v0";
 
 /// The built-in Dockerfile frontend.
 pub struct Dockerfile;
@@ -24,74 +38,39 @@ pub struct Dockerfile;
 #[async_trait]
 impl Frontend for Dockerfile {
     fn name(&self) -> &'static str {
-        "dockerfile.v0"
+        NAME
     }
 
-    async fn solve(&self, bridge: &Bridge, request: FrontendRequest) -> Result<BuildResult, BuildError> {
-        let request = Request::parse(request, bridge)?;
-        let files = files::fetch(bridge, &request).await?;
-        let source = Arc::new(Source::from_bytes(&request.filename, &files.dockerfile));
-        let parsed = parser::parse(source.clone());
-        let dockerfile = parsed.into_result().map_err(|e| error::parse(&e, &source))?;
-        let resolver = Resolver { bridge, request: &request };
-        let targets = request.targets();
-        let multi = targets.len() > 1;
-        let lowered = targets.iter().map(|platform| {
-            let options = request.lower_options(platform.clone(), multi, &files);
-            let (dockerfile, resolver) = (&dockerfile, &resolver);
-            async move { lower::lower(dockerfile, &options, resolver).await }
-        });
-        let lowered = futures::future::try_join_all(lowered).await.map_err(|e| error::lowering(e, &source))?;
-        for one in &lowered {
-            error::warn(bridge, one, &source);
+    async fn solve(&self, bridge: &Bridge, asked: FrontendRequest) -> Result<BuildResult, BuildError> {
+        let forwardable = caps::check(&asked.opts);
+        if let Err(unknown) = &forwardable
+            && !unknown.may_forward
+        {
+            return Err(unknown.error());
         }
-        result(bridge, lowered, request.multi_platform)
+        let request = Request::parse(asked.clone(), bridge)?;
+        if let Some(answer) = requests::without_file(&request) {
+            return Ok(answer);
+        }
+        let main = MainContext::open(bridge, &request).await?;
+        let files = files::fetch(bridge, &request, &main).await?;
+        let source = Arc::new(Source::from_bytes(&main.filename, &files.dockerfile));
+        let origin = Origin { source: &source, files: &files };
+        if let Some(syntax) = syntax::wanted(&request, &source) {
+            if !images::is_builtin(&syntax.image)
+                || has_named_context(&request, &syntax.image, &images::platform(bridge))
+            {
+                return syntax.forward(bridge, asked, &origin).await;
+            }
+            images::announce(bridge, &syntax.image).await?;
+        }
+        if let Err(unknown) = forwardable {
+            return Err(unknown.error());
+        }
+        let session = Session { bridge, request: &request, main: &main, files: &files, source: &source };
+        match request.opts.get(requests::KEY) {
+            Some(id) => requests::answer(&session, id).await,
+            None => session.build().await,
+        }
     }
-}
-
-#[derive(Serialize)]
-struct ExportedPlatforms {
-    #[serde(rename = "Platforms")]
-    platforms: Vec<ExportedPlatform>,
-}
-
-#[derive(Serialize)]
-struct ExportedPlatform {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Platform")]
-    platform: Platform,
-}
-
-/// One tree and one config per platform; keys end with the platform when there are several.
-fn result(bridge: &Bridge, lowered: Vec<Lowered>, keyed: bool) -> Result<BuildResult, BuildError> {
-    let keyed = keyed || lowered.len() > 1;
-    let mut metadata = BTreeMap::new();
-    let mut refs: Vec<(String, Option<Ref>)> = Vec::new();
-    let mut platforms = Vec::new();
-    for one in lowered {
-        let id = one.platform.to_string();
-        let suffix = if keyed { format!("/{id}") } else { String::new() };
-        let definition = one.output.marshal()?;
-        refs.push((id.clone(), bridge.load(definition)?));
-        metadata.insert(format!("containerimage.config{suffix}"), json(&one.image)?);
-        if let Some(base) = &one.base_image {
-            metadata.insert(format!("containerimage.base.config{suffix}"), json(base)?);
-        }
-        if let Some(epoch) = one.epoch {
-            metadata.insert(format!("source.date.epoch{suffix}"), epoch.to_string().into_bytes());
-        }
-        platforms.push(ExportedPlatform { id, platform: one.platform });
-    }
-    metadata.insert("refs.platforms".to_owned(), json(&ExportedPlatforms { platforms })?);
-    let refs = if keyed {
-        Refs::Map(refs.into_iter().collect())
-    } else {
-        Refs::Single(refs.into_iter().next().and_then(|(_, r)| r))
-    };
-    Ok(BuildResult { refs, metadata, ..BuildResult::default() })
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>, BuildError> {
-    serde_json::to_vec(value).map_err(|e| BuildError::refused(format!("cannot encode build metadata: {e}")))
 }

@@ -1,9 +1,9 @@
 //! The frontend's options, as clients send them: strings to typed values.
 
-use super::files::Fetched;
+use super::{context::MainContext, files::Fetched, limits};
 use cooper_dockerfile::lower::{Files, NoCache, Options};
 use cooper_engine::{Bridge, BuildError, FailureClass, FrontendRequest};
-use cooper_llb::pb;
+use cooper_llb::{Local, Meta, git_url::parse_bool, pb};
 use cooper_oci::Platform;
 use std::collections::BTreeMap;
 
@@ -12,22 +12,14 @@ use std::collections::BTreeMap;
 pub struct Request {
     /// All options as they came.
     pub opts: BTreeMap<String, String>,
-    /// Definitions that stand in for contexts.
-    pub inputs: BTreeMap<String, pb::Definition>,
-    /// Path of the Dockerfile within its source.
-    pub filename: String,
-    /// The client's name of the build context.
-    pub context: String,
-    /// The client's name of the directory with the Dockerfile.
-    pub dockerfile: String,
     /// Wanted platforms; none: whatever the base image is for.
     pub platforms: Vec<Platform>,
-    /// Whether results are keyed by platform even when there is one.
+    /// Whether results are keyed by platform.
     pub multi_platform: bool,
-    /// What the worker runs, its own first.
-    pub build_platforms: Vec<Platform>,
-    /// Arguments.
-    pub build_args: BTreeMap<String, String>,
+    /// The session that serves the build.
+    pub session: Option<String>,
+    inputs: BTreeMap<String, pb::Definition>,
+    build_platforms: Vec<Platform>,
     network: pb::NetMode,
     extra_hosts: Vec<pb::HostIp>,
     ulimits: Vec<pb::Ulimit>,
@@ -35,50 +27,66 @@ pub struct Request {
     resources: Option<pb::LinuxResources>,
 }
 
-fn invalid(message: String) -> BuildError {
-    BuildError::new(FailureClass::InvalidArgument, message)
-}
+const BUILD_ARG: &str = "build-arg:";
 
-fn number<T: std::str::FromStr>(opts: &BTreeMap<String, String>, key: &str) -> Result<Option<T>, BuildError> {
-    let Some(text) = opts.get(key).filter(|t| !t.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| invalid(format!("invalid {key} {text:?}: expected a number")))
+pub(super) fn invalid(message: String) -> BuildError {
+    BuildError::new(FailureClass::InvalidArgument, message)
 }
 
 impl Request {
     /// Reads what a client sent.
     pub fn parse(request: FrontendRequest, bridge: &Bridge) -> Result<Self, BuildError> {
         let FrontendRequest { opts, inputs } = request;
-        let text = |key: &str, default: &str| opts.get(key).filter(|v| !v.is_empty()).map_or(default, |v| v).to_owned();
-        let prefixed = |prefix: &str| -> BTreeMap<String, String> {
-            let found = opts.iter().filter_map(|(k, v)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone())));
-            found.collect()
-        };
-        let platforms = text("platform", "");
-        let platforms = platforms
-            .split(',')
-            .map(str::trim)
-            .filter(|p| !p.is_empty())
-            .map(|p| p.parse::<Platform>().map_err(|e| invalid(format!("failed to parse target platform {p}: {e}"))))
-            .collect::<Result<Vec<_>, _>>()?;
-        let build_args = prefixed("build-arg:");
-        let truthy = |v: &str| matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True");
-        let multi = opts.get("multi-platform").or_else(|| build_args.get("BUILDKIT_MULTI_PLATFORM"));
-        Ok(Self {
-            filename: text("filename", "Dockerfile"),
-            context: text("contextkey", "context"),
-            dockerfile: text("dockerfilekey", "dockerfile"),
-            platforms,
-            multi_platform: multi.is_some_and(|v| truthy(v)),
-            build_platforms: bridge.platforms(),
-            network: network(&text("force-network-mode", ""))?,
-            extra_hosts: extra_hosts(&text("add-hosts", ""))?,
-            ulimits: ulimits(&text("ulimit", ""))?,
-            shm_size: number(&opts, "shm-size")?.unwrap_or_default(),
-            resources: resources(&opts)?,
-            build_args,
-            inputs,
-            opts,
-        })
+        let session = bridge.job().sessions().into_iter().next().filter(|id| !id.is_empty());
+        let build_platforms = bridge.platforms().into_iter().take(1).collect();
+        Self::read(opts, inputs, build_platforms, session)
+    }
+
+    fn read(
+        opts: BTreeMap<String, String>,
+        inputs: BTreeMap<String, pb::Definition>,
+        build_platforms: Vec<Platform>,
+        session: Option<String>,
+    ) -> Result<Self, BuildError> {
+        let mut request = Self { opts, inputs, build_platforms, session, ..Self::default() };
+        if !request.opt("override-copy-image").is_empty() {
+            return Err(invalid("support for \"override-copy-image\" was removed in BuildKit 0.11".to_owned()));
+        }
+        if request.build_arg("BUILDKIT_DISABLE_FILEOP").and_then(parse_bool) == Some(true) {
+            let message = "support for \"BUILDKIT_DISABLE_FILEOP\" build-arg was removed in BuildKit 0.11";
+            return Err(invalid(message.to_owned()));
+        }
+        request.platforms = platforms(request.opt("platform"))?;
+        request.multi_platform = request.wants_keys()?;
+        request.network = network(request.opt("force-network-mode"))?;
+        let mode = request.opt("image-resolve-mode");
+        if !matches!(mode, "" | "default" | "pull" | "local") {
+            return Err(invalid(format!("invalid image-resolve-mode: {mode}")));
+        }
+        request.extra_hosts = limits::extra_hosts(request.opt("add-hosts"))
+            .map_err(|e| invalid(format!("failed to parse additional hosts: {e}")))?;
+        request.shm_size =
+            limits::shm_size(request.opt("shm-size")).map_err(|e| invalid(format!("failed to parse shm size: {e}")))?;
+        request.ulimits =
+            limits::ulimits(request.opt("ulimit")).map_err(|e| invalid(format!("failed to parse ulimit: {e}")))?;
+        request.resources =
+            limits::resources(&request.opts).map_err(|e| invalid(format!("failed to parse resource limits: {e}")))?;
+        Ok(request)
+    }
+
+    fn wants_keys(&self) -> Result<bool, BuildError> {
+        let several = self.platforms.len() > 1;
+        let said = self.build_arg("BUILDKIT_MULTI_PLATFORM").filter(|v| !v.is_empty());
+        match said.unwrap_or_else(|| self.opt("multi-platform")) {
+            "" => Ok(several),
+            said => match parse_bool(said) {
+                None => Err(invalid(format!("invalid boolean value for multi-platform: {said}"))),
+                Some(false) if several => {
+                    Err(invalid("conflicting config: returning multiple target platforms is not allowed".to_owned()))
+                }
+                Some(keyed) => Ok(keyed),
+            },
+        }
     }
 
     /// The platforms to lower for; one that is open when none is named.
@@ -86,96 +94,188 @@ impl Request {
         if self.platforms.is_empty() { vec![None] } else { self.platforms.iter().cloned().map(Some).collect() }
     }
 
-    /// An option's text.
+    /// An option's text; empty when it is not given.
     pub fn opt(&self, key: &str) -> &str {
         self.opts.get(key).map_or("", String::as_str)
     }
 
+    /// An option's text, or what stands for it when it is not given or empty.
+    pub fn text<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
+        self.opts.get(key).filter(|v| !v.is_empty()).map_or(default, String::as_str)
+    }
+
+    /// A build argument.
+    pub fn build_arg(&self, name: &str) -> Option<&str> {
+        self.opts.get(&format!("{BUILD_ARG}{name}")).map(String::as_str)
+    }
+
+    /// The definitions that came with the request. An empty one is a mistake of the client.
+    pub fn inputs(&self) -> Result<&BTreeMap<String, pb::Definition>, BuildError> {
+        if self.inputs.values().any(|definition| definition.def.is_empty()) {
+            return Err(invalid(
+                "failed to get frontend inputs: invalid nil input definition to definition op".to_owned(),
+            ));
+        }
+        Ok(&self.inputs)
+    }
+
+    /// How a directory of the client is transferred: from the session that is said to have it.
+    pub fn local(&self, directory: &str) -> Local {
+        let session = self.opts.get(&format!("local-sessionid:{directory}")).or(self.session.as_ref());
+        Local { session: session.cloned(), ..Local::default() }
+    }
+
+    fn prefixed(&self, prefix: &str) -> BTreeMap<String, String> {
+        self.opts.iter().filter_map(|(k, v)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()))).collect()
+    }
+
     /// The parameters of lowering for one platform.
-    pub fn lower_options(&self, target: Option<Platform>, multi: bool, files: &Fetched) -> Options {
-        let labels = self.opts.iter().filter_map(|(k, v)| Some((k.strip_prefix("label:")?.to_owned(), v.clone())));
+    pub fn lower_options(&self, target: Option<Platform>, main: &MainContext, files: &Fetched) -> Options {
         Options {
             target: Some(self.opt("target").to_owned()).filter(|t| !t.is_empty()),
-            build_args: self.build_args.clone(),
-            labels: labels.collect(),
+            build_args: self.prefixed(BUILD_ARG),
+            labels: self.prefixed("label:"),
             target_platform: target,
             build_platforms: self.build_platforms.clone(),
-            multi_platform: multi,
+            multi_platform: self.multi_platform,
             resolve_mode: self.opt("image-resolve-mode").to_owned(),
             no_cache: self.no_cache(),
             network: self.network,
             extra_hosts: self.extra_hosts.clone(),
-            hostname: self.opt("hostname").to_owned(),
+            hostname: self.hostname().to_owned(),
             shm_size: self.shm_size,
             ulimits: self.ulimits.clone(),
             devices: Vec::new(),
             cgroup_parent: self.opt("cgroup-parent").to_owned(),
             linux_resources: self.resources.clone(),
-            cache_namespace: self.build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),
-            context: self.context_files(files),
+            cache_namespace: self.build_arg("BUILDKIT_CACHE_MOUNT_NS").unwrap_or_default().to_owned(),
+            context: self.context_files(main, files),
             ignore_patterns: files.ignore.clone(),
             missing_caps: Vec::new(),
-            dockerfile_definition: files.definition.clone(),
+            dockerfile_definition: Some(files.definition.clone()),
             all_stages: false,
         }
+    }
+
+    fn hostname(&self) -> &str {
+        let argument = self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").filter(|v| !v.is_empty());
+        argument.unwrap_or_else(|| self.opt("hostname"))
     }
 
     fn no_cache(&self) -> NoCache {
         match self.opts.get("no-cache").map(String::as_str) {
             None => NoCache::None,
             Some("") => NoCache::All,
-            Some(stages) => NoCache::Stages(stages.split(',').map(|s| s.trim().to_owned()).collect()),
+            Some(stages) => NoCache::Stages(stages.split(',').map(ToOwned::to_owned).collect()),
         }
     }
 
-    fn context_files(&self, files: &Fetched) -> Files {
-        let Files::Local { mut local, meta, .. } = Files::default() else { return Files::default() };
-        local.exclude_patterns.clone_from(&files.ignore);
-        local.shared_key_hint.clone_from(&self.context);
-        Files::Local { name: self.context.clone(), local, meta }
+    fn context_files(&self, main: &MainContext, files: &Fetched) -> Files {
+        if let Some(output) = &main.files {
+            return Files::Output(output.clone());
+        }
+        let local = Local {
+            exclude_patterns: files.ignore.clone(),
+            shared_key_hint: main.local.clone(),
+            ..self.local(&main.local)
+        };
+        let meta = Box::new(Meta::named("[internal] load build context"));
+        Files::Local { name: main.local.clone(), local: Box::new(local), meta }
     }
+}
+
+fn platforms(list: &str) -> Result<Vec<Platform>, BuildError> {
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let parse = |text: &str| {
+        let parsed = text.parse::<Platform>();
+        parsed.map(Platform::normalized).map_err(|e| invalid(format!("failed to parse target platform {text}: {e}")))
+    };
+    list.split(',').map(str::trim).map(parse).collect()
 }
 
 fn network(text: &str) -> Result<pb::NetMode, BuildError> {
     match text {
-        "" | "sandbox" | "default" => Ok(pb::NetMode::Unset),
+        "" | "sandbox" => Ok(pb::NetMode::Unset),
         "host" => Ok(pb::NetMode::Host),
         "none" => Ok(pb::NetMode::None),
-        other => Err(invalid(format!("invalid network mode {other:?}: expected sandbox, host or none"))),
+        other => Err(invalid(format!("invalid netmode {other} (sandbox, host and none are known)"))),
     }
 }
 
-fn extra_hosts(text: &str) -> Result<Vec<pb::HostIp>, BuildError> {
-    let hosts = text.split(',').filter(|h| !h.is_empty()).map(|entry| {
-        let (host, ip) = entry.split_once('=').ok_or_else(|| invalid(format!("invalid host {entry:?}: expected name=address")))?;
-        let address = ip.trim_start_matches('[').trim_end_matches(']');
-        address.parse::<std::net::IpAddr>().map_err(|_| invalid(format!("failed to parse IP {ip:?} of host {host:?}")))?;
-        Ok(pb::HostIp { host: host.to_owned(), ip: address.to_owned() })
-    });
-    hosts.collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn ulimits(text: &str) -> Result<Vec<pb::Ulimit>, BuildError> {
-    let limits = text.split(',').filter(|u| !u.is_empty()).map(|entry| {
-        let bad = || invalid(format!("invalid ulimit {entry:?}: expected name=soft[:hard]"));
-        let (name, values) = entry.split_once('=').ok_or_else(bad)?;
-        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-        let (soft, hard) = (soft.parse().map_err(|_| bad())?, hard.parse().map_err(|_| bad())?);
-        Ok(pb::Ulimit { name: name.to_owned(), soft, hard })
-    });
-    limits.collect()
-}
+    fn read(opts: &[(&str, &str)]) -> Result<Request, BuildError> {
+        let opts = opts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Request::read(opts, BTreeMap::new(), Vec::new(), Some("here".to_owned()))
+    }
 
-fn resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxResources>, BuildError> {
-    let text = |key: &str| opts.get(key).cloned().unwrap_or_default();
-    let found = pb::LinuxResources {
-        memory: number(opts, "memory")?.unwrap_or_default(),
-        memory_swap: number(opts, "memswap")?.unwrap_or_default(),
-        cpu_shares: number(opts, "cpushares")?.unwrap_or_default(),
-        cpu_period: number(opts, "cpuperiod")?.unwrap_or_default(),
-        cpu_quota: number(opts, "cpuquota")?.unwrap_or_default(),
-        cpuset_cpus: text("cpusetcpus"),
-        cpuset_mems: text("cpusetmems"),
-    };
-    Ok((found != pb::LinuxResources::default()).then_some(found))
+    #[test]
+    fn options_that_make_no_sense_say_which() {
+        let error = |opts: &[(&str, &str)]| read(opts).unwrap_err().message;
+        insta::assert_snapshot!(
+            [
+                error(&[("platform", "linux/amd64,")]),
+                error(&[("platform", "linux/amd64,linux/arm64"), ("multi-platform", "false")]),
+                error(&[("build-arg:BUILDKIT_MULTI_PLATFORM", "maybe")]),
+                error(&[("force-network-mode", "all")]),
+                error(&[("image-resolve-mode", "often")]),
+                error(&[("add-hosts", "a")]),
+                error(&[("add-hosts", "a=b")]),
+                error(&[("ulimit", "nofile=2:1")]),
+                error(&[("ulimit", "files=2")]),
+                error(&[("shm-size", "1k")]),
+                error(&[("memory", "-1")]),
+                error(&[("memswap", "-2")]),
+                error(&[("cpusetcpus", "0-a")]),
+                error(&[("override-copy-image", "x")]),
+            ]
+            .join("\n"),
+            @r#"
+        failed to parse target platform : invalid platform "": expected os/architecture[/variant] of letters, digits, '_', '-' and '.'
+        conflicting config: returning multiple target platforms is not allowed
+        invalid boolean value for multi-platform: maybe
+        invalid netmode all (sandbox, host and none are known)
+        invalid image-resolve-mode: often
+        failed to parse additional hosts: invalid key-value pair a
+        failed to parse additional hosts: failed to parse IP b
+        failed to parse ulimit: ulimit soft limit must be less than or equal to hard limit: 2 > 1
+        failed to parse ulimit: invalid ulimit type: files
+        failed to parse shm size: "1k" is not a number
+        failed to parse resource limits: invalid memory value: -1: must be > 0
+        failed to parse resource limits: invalid memswap value: -2: must be -1 (unlimited) or > 0
+        failed to parse resource limits: invalid cpusetcpus value: 0-a: expected a list such as 0-2,7
+        support for "override-copy-image" was removed in BuildKit 0.11
+        "#
+        );
+    }
+
+    #[test]
+    fn results_have_keys_when_asked_for() {
+        let keyed = |opts: &[(&str, &str)]| read(opts).unwrap().multi_platform;
+        assert!(!keyed(&[]));
+        assert!(!keyed(&[("platform", "linux/arm64")]));
+        assert!(keyed(&[("platform", "linux/arm64,linux/amd64")]));
+        assert!(keyed(&[("multi-platform", "true")]));
+        assert!(!keyed(&[("multi-platform", "true"), ("build-arg:BUILDKIT_MULTI_PLATFORM", "0")]));
+    }
+
+    #[test]
+    fn directories_come_from_the_session_that_has_them() {
+        let request = read(&[("local-sessionid:context", "there")]).unwrap();
+        let session = |name: &str| request.local(name).session;
+        assert_eq!(session("context").as_deref(), Some("there"));
+        assert_eq!(session("dockerfile").as_deref(), Some("here"));
+    }
+
+    #[test]
+    fn empty_inputs_are_refused() {
+        let inputs = BTreeMap::from([("context".to_owned(), pb::Definition::default())]);
+        let request = Request::read(BTreeMap::new(), inputs, Vec::new(), None).unwrap();
+        let error = request.inputs().unwrap_err();
+        assert!(error.message.ends_with("invalid nil input definition to definition op"), "{error}");
+    }
 }

@@ -1,19 +1,27 @@
 //! Answers lowering's questions through the engine.
 
-use super::options::Request;
-use cooper_dockerfile::lower::{ContextRequest, ImageMeta, ImageRequest, MetaResolver, NamedContext, ResolveError};
+use super::{context::MainContext, named, options::Request, timestamp};
+use cooper_dockerfile::lower::{
+    ContextRequest, ImageMeta, ImageRequest, MetaResolver, NamedContext, ResolveError, TimestampRequest,
+    TimestampSource,
+};
 use cooper_engine::{Bridge, bridge::ResolveOptions};
+use cooper_oci::Platform;
 
 /// The engine, as lowering sees it.
 pub struct Resolver<'a> {
     pub bridge: &'a Bridge,
     pub request: &'a Request,
+    pub main: &'a MainContext,
 }
 
 impl MetaResolver for Resolver<'_> {
+    fn has_context(&self, name: &str, platform: &Platform) -> bool {
+        named::exists(self.request, name, platform)
+    }
+
     async fn context(&self, request: ContextRequest) -> Result<NamedContext, ResolveError> {
-        let known: Vec<&str> = self.request.opts.keys().filter_map(|k| k.strip_prefix("context:")).collect();
-        Err(format!("named context {:?} is not there; there are: {}", request.name, known.join(", ")).into())
+        Ok(named::open(self.bridge, self.request, &request).await?)
     }
 
     async fn image(&self, request: ImageRequest) -> Result<ImageMeta, ResolveError> {
@@ -21,9 +29,19 @@ impl MetaResolver for Resolver<'_> {
             platform: Some(request.platform),
             mode: request.resolve_mode,
             log_name: Some(request.log_name),
-            layout: None,
+            ..ResolveOptions::default()
         };
         let resolved = self.bridge.resolve_image_config(&request.reference.to_string(), &options).await?;
-        Ok(ImageMeta { reference: request.reference, digest: Some(resolved.digest), config: resolved.config })
+        // A policy may have put another image in its place.
+        let reference = resolved.reference.parse().unwrap_or(request.reference);
+        Ok(ImageMeta { reference, digest: Some(resolved.digest), config: resolved.config })
+    }
+
+    async fn timestamp(&self, request: TimestampRequest) -> Result<Option<i64>, ResolveError> {
+        let time = match request.source {
+            TimestampSource::MainContext => timestamp::of_context(self.bridge, self.main, request.log_name).await?,
+            TimestampSource::Source(source) => timestamp::of_source(self.bridge, source, request.log_name).await?,
+        };
+        Ok(time)
     }
 }

@@ -1,0 +1,197 @@
+//! Named contexts: what options put in place of stages, images and addresses.
+
+use super::{context, options::Request};
+use cooper_dockerfile::lower::{ContextRequest, Files, NamedContext, context_key};
+use cooper_engine::{Bridge, BuildError, FailureClass, bridge::ResolveOptions};
+use cooper_llb::{Http, Image, Local, Meta, OciLayout, Output};
+use cooper_oci::{ImageConfig, ImageRef, Platform};
+use std::collections::BTreeMap;
+
+/// The image that stands for no files.
+const SCRATCH: &str = "scratch";
+/// The metadata of inputs that is an image config.
+const CONFIG: &str = "containerimage.config";
+const IGNORE_FILE: &str = ".dockerignore";
+
+/// A context that an option defines.
+struct Defined<'a> {
+    /// The name in the option, perhaps with a platform.
+    key: String,
+    /// The name alone.
+    name: String,
+    /// What the option says.
+    value: &'a str,
+}
+
+/// Whether an option defines the context, for this platform or for all.
+pub fn exists(request: &Request, name: &str, platform: &Platform) -> bool {
+    find(request, name, platform).is_some()
+}
+
+fn find<'a>(request: &'a Request, name: &str, platform: &Platform) -> Option<Defined<'a>> {
+    let name = context_key(name)?;
+    let for_platform = format!("{name}::{}", platform.clone().normalized());
+    [for_platform, name.clone()].into_iter().find_map(|key| {
+        let value = request.opts.get(&format!("context:{key}"))?;
+        Some(Defined { key, name: name.clone(), value })
+    })
+}
+
+fn invalid(message: String) -> BuildError {
+    BuildError::new(FailureClass::InvalidArgument, message)
+}
+
+fn files(output: Output) -> NamedContext {
+    NamedContext { files: Files::Output(output), image: None }
+}
+
+/// Opens a context that [`exists`].
+pub async fn open(bridge: &Bridge, request: &Request, wanted: &ContextRequest) -> Result<NamedContext, BuildError> {
+    let found = find(request, &wanted.name, &wanted.platform)
+        .ok_or_else(|| invalid(format!("there is no named context {}", wanted.name)))?;
+    let (kind, rest) = found
+        .value
+        .split_once(':')
+        .ok_or_else(|| invalid(format!("invalid context specifier {} for {}", found.value, found.key)))?;
+    let rest_of_url = rest.strip_prefix("//").unwrap_or(rest);
+    match kind {
+        // `git@host:path` needs no protocol.
+        _ if kind == "git" || kind.starts_with("git@") => {
+            let repository = context::git(found.value, false, false)?;
+            repository.map(files).ok_or_else(|| invalid(format!("invalid git context {}", found.value)))
+        }
+        "docker-image" => image(bridge, &found, rest_of_url, wanted).await,
+        "http" | "https" => {
+            if let Some(repository) = context::git(found.value, false, false)? {
+                return Ok(files(repository));
+            }
+            let download = Http { filename: Some("context".to_owned()), ..Http::default() };
+            Ok(files(download.output(found.value, shown(&found, found.value))))
+        }
+        "oci-layout" => layout(bridge, request, &found, rest_of_url, wanted).await,
+        "local" => local(bridge, request, &found, rest).await,
+        "input" => input(request, &found, rest),
+        "target" => Err(invalid(format!(
+            "context {} is another target ({rest}), which only a client can build: it must hand over the result as an \
+             input",
+            found.key
+        ))),
+        other => Err(invalid(format!("unsupported context source {other} for {}", found.key))),
+    }
+}
+
+fn shown(found: &Defined<'_>, what: &str) -> Meta {
+    Meta::named(format!("[context {}] {what}", found.key))
+}
+
+fn parse_config(found: &Defined<'_>, config: &[u8]) -> Result<ImageConfig, BuildError> {
+    let parsed: ImageConfig = serde_json::from_slice(config)
+        .map_err(|e| invalid(format!("failed to parse image config for {}: {e}", found.key)))?;
+    Ok(ImageConfig { created: None, ..parsed })
+}
+
+async fn image(
+    bridge: &Bridge,
+    found: &Defined<'_>,
+    reference: &str,
+    wanted: &ContextRequest,
+) -> Result<NamedContext, BuildError> {
+    if reference == SCRATCH {
+        return Ok(files(Output::scratch()));
+    }
+    let parsed: ImageRef =
+        reference.parse().map_err(|e| invalid(format!("invalid image {reference:?} for {}: {e}", found.key)))?;
+    let parsed = parsed.with_default_tag();
+    let options = ResolveOptions {
+        platform: Some(wanted.platform.clone()),
+        mode: wanted.resolve_mode.clone(),
+        log_name: Some(format!("[context {}] load metadata for {reference}", found.key)),
+        ..ResolveOptions::default()
+    };
+    let resolved = bridge.resolve_image_config(&parsed.to_string(), &options).await?;
+    let image = parse_config(found, &resolved.config)?;
+    let mode = wanted.resolve_mode.as_str();
+    let source =
+        Image { resolve_mode: if mode == "default" { String::new() } else { mode.to_owned() }, ..Image::default() };
+    let meta = shown(found, reference).on(&wanted.platform);
+    let output = source.output(&parsed.with_digest(resolved.digest), meta);
+    Ok(NamedContext { files: Files::Output(output), image: Some(image) })
+}
+
+async fn layout(
+    bridge: &Bridge,
+    request: &Request,
+    found: &Defined<'_>,
+    address: &str,
+    wanted: &ContextRequest,
+) -> Result<NamedContext, BuildError> {
+    let fail = |why: &str| invalid(format!("oci-layout reference {address:?} {why}"));
+    let (store, digest) = address.split_once('@').ok_or_else(|| fail("has no digest"))?;
+    // A tag says nothing that the digest does not.
+    let store = match store.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => store,
+    };
+    if store.is_empty() {
+        return Err(fail("has no name"));
+    }
+    let digest = digest.parse().map_err(|e| fail(&format!("has a bad digest: {e}")))?;
+    let name: ImageRef = found.name.parse().map_err(|e| invalid(format!("invalid context {}: {e}", found.name)))?;
+    let name = name.with_digest(digest);
+    let options = ResolveOptions {
+        platform: Some(wanted.platform.clone()),
+        mode: String::new(),
+        log_name: Some(format!("[context {}] load metadata for {name}", found.key)),
+        layout: Some((request.session.clone().unwrap_or_default(), store.to_owned())),
+        ..ResolveOptions::default()
+    };
+    let resolved = bridge.resolve_image_config(&name.to_string(), &options).await?;
+    let image = parse_config(found, &resolved.config)?;
+    let source = OciLayout { session: request.session.clone(), store: Some(store.to_owned()), layer_limit: None };
+    let output = source.output(&name, shown(found, "OCI load from client").on(&wanted.platform));
+    Ok(NamedContext { files: Files::Output(output), image: Some(image) })
+}
+
+/// A directory of the client, with an ignore file of its own.
+async fn local(
+    bridge: &Bridge,
+    request: &Request,
+    found: &Defined<'_>,
+    directory: &str,
+) -> Result<NamedContext, BuildError> {
+    let ignore = Local {
+        follow_paths: vec![IGNORE_FILE.to_owned()],
+        shared_key_hint: format!("context:{}-{IGNORE_FILE}", found.key),
+        differ: Some("none".to_owned()),
+        ..request.local(directory)
+    };
+    let ignore = ignore.output(directory, shown(found, &format!("load {IGNORE_FILE}")));
+    let ignore = context::load(bridge, &ignore).await?.read_file(IGNORE_FILE).await?;
+    let shared_key = request.opt(&format!("sharedkey:localdir:{}", found.key));
+    let local = Local {
+        exclude_patterns: ignore.map(|bytes| cooper_fsmatch::parse_ignore_file(&bytes)).unwrap_or_default(),
+        shared_key_hint: format!("context:{}-{shared_key}", found.key),
+        ..request.local(directory)
+    };
+    let meta = Box::new(shown(found, "load from client"));
+    Ok(NamedContext { files: Files::Local { name: directory.to_owned(), local: Box::new(local), meta }, image: None })
+}
+
+/// A definition that came with the request, perhaps with an image config.
+fn input(request: &Request, found: &Defined<'_>, name: &str) -> Result<NamedContext, BuildError> {
+    let definition = request.inputs()?.get(name);
+    let definition = definition.ok_or_else(|| invalid(format!("invalid input {name} for {}", found.key)))?;
+    let output = Output::from_definition(definition.clone())?;
+    let Some(metadata) = request.opts.get(&format!("input-metadata:{name}")) else { return Ok(files(output)) };
+    let fail = |why: String| invalid(format!("failed to parse input metadata of {name}: {why}"));
+    let metadata: BTreeMap<String, String> = serde_json::from_str(metadata).map_err(|e| fail(e.to_string()))?;
+    let image = match metadata.get(CONFIG) {
+        None => None,
+        Some(encoded) => {
+            use base64::Engine as _;
+            let config = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|e| fail(e.to_string()))?;
+            Some(parse_config(found, &config)?)
+        }
+    };
+    Ok(NamedContext { files: Files::Output(output), image })
+}

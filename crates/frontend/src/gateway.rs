@@ -1,0 +1,51 @@
+//! `gateway.v0`: builds with a frontend that is named by its image.
+
+use crate::{
+    dockerfile::{self, Options, has_named_context},
+    images,
+};
+use async_trait::async_trait;
+use cooper_engine::{Bridge, BuildError, BuildResult, FailureClass, Frontend, FrontendRequest, bridge::SolveRequest};
+
+/// The name of this frontend.
+pub const NAME: &str = "gateway.v0";
+/// The option with the frontend's image.
+pub const SOURCE: &str = "source";
+/// The option with the image and what a file says behind it.
+pub const CMDLINE: &str = "cmdline";
+
+/// Finds the frontend that an image stands for.
+pub struct Gateway;
+
+#[async_trait]
+impl Frontend for Gateway {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn solve(&self, bridge: &Bridge, mut request: FrontendRequest) -> Result<BuildResult, BuildError> {
+        let invalid = |message: &str| BuildError::new(FailureClass::InvalidArgument, message);
+        if request.opts.contains_key("gateway-devel") {
+            return Err(invalid("development gateway is no longer supported"));
+        }
+        let source = request.opts.get(SOURCE).cloned().ok_or_else(|| invalid("no source specified for gateway"))?;
+        let builtin = source == dockerfile::NAME || {
+            let options = Options::parse(request.clone(), bridge)?;
+            images::is_builtin(&source) && !has_named_context(&options, &source, &images::platform(bridge))
+        };
+        if !builtin {
+            let message = format!(
+                "frontend image {source:?} cannot be run: this builder runs only its built-in Dockerfile frontend, which \
+                 stands in for docker/dockerfile"
+            );
+            return Err(BuildError::new(FailureClass::Unimplemented, message));
+        }
+        if source != dockerfile::NAME {
+            images::announce(bridge, &source).await?;
+        }
+        // The choice is made: a syntax line in the file changes nothing.
+        request.opts.entry(CMDLINE.to_owned()).or_insert(source);
+        let frontend = dockerfile::NAME.to_owned();
+        bridge.solve(SolveRequest { frontend, request, ..SolveRequest::default() }).await
+    }
+}
