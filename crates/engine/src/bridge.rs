@@ -3,6 +3,7 @@
 //! A [`Bridge`] belongs to one build. Built-in frontends get it directly; external ones and clients reach the same
 //! object through the gateway protocol.
 
+pub use crate::ref_files::DirQuery;
 use crate::{
     build_error::{BuildError, FailedVertex, FailureClass},
     domain::{Build, BuildJob},
@@ -13,7 +14,6 @@ use crate::{
     tree::Tree,
     worker::ReadTree,
 };
-pub use crate::ref_files::DirQuery;
 use async_trait::async_trait;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};
@@ -134,6 +134,8 @@ pub struct SolveRequest {
     pub request: FrontendRequest,
     /// Whether results are built at once.
     pub evaluate: bool,
+    /// Rules about sources beside the build's own.
+    pub policies: Vec<cooper_wire::sourcepolicy::Policy>,
 }
 
 /// Answer to a question about an image.
@@ -158,6 +160,8 @@ pub struct ResolveOptions {
     pub log_name: Option<String>,
     /// Session and store of an OCI layout in place of a registry.
     pub layout: Option<(String, String)>,
+    /// Rules about sources beside the build's own.
+    pub policies: Vec<cooper_wire::sourcepolicy::Policy>,
 }
 
 /// One build in progress, as frontends see it. Cheap to clone.
@@ -219,7 +223,7 @@ impl Bridge {
     pub async fn solve(&self, request: SolveRequest) -> Result<BuildResult, BuildError> {
         let result = match request.definition {
             Some(definition) if !definition.def.is_empty() => {
-                let refs = Refs::Single(self.load(definition)?);
+                let refs = Refs::Single(self.load_under(definition, &request.policies).await?);
                 BuildResult { refs, ..BuildResult::default() }
             }
             _ if request.frontend.is_empty() => BuildResult { refs: Refs::Single(None), ..BuildResult::default() },
@@ -237,11 +241,21 @@ impl Bridge {
     }
 
     /// Makes a definition part of this build without building anything. An empty tree has no ref.
-    pub fn load(&self, definition: pb::Definition) -> Result<Option<Ref>, BuildError> {
+    pub async fn load(&self, definition: pb::Definition) -> Result<Option<Ref>, BuildError> {
+        self.load_under(definition, &[]).await
+    }
+
+    /// The same, with rules about sources beside the build's own.
+    pub async fn load_under(
+        &self,
+        definition: pb::Definition,
+        policies: &[cooper_wire::sourcepolicy::Policy],
+    ) -> Result<Option<Ref>, BuildError> {
         if definition.def.is_empty() {
             return Ok(None);
         }
-        let graph = Graph::decode(definition.clone(), &self.inner.engine.caps)?;
+        let governed = self.governed(definition.clone(), policies).await?;
+        let graph = Graph::decode(governed, &self.inner.engine.caps)?;
         let mut vertices = Vec::with_capacity(graph.vertices().len());
         for v in graph.vertices() {
             let sources = graph
@@ -311,8 +325,26 @@ impl Bridge {
         }
     }
 
-    /// The config of an image, resolved once per build.
+    /// The config of an image that the build may use, resolved once per build. The answer may name another image:
+    /// policies replace what is asked for.
     pub async fn resolve_image_config(
+        &self,
+        reference: &str,
+        options: &ResolveOptions,
+    ) -> Result<ResolvedImageConfig, BuildError> {
+        let scheme = if options.layout.is_some() { "oci-layout://" } else { "docker-image://" };
+        let mut source = pb::SourceOp { identifier: format!("{scheme}{reference}"), attrs: BTreeMap::new() };
+        let platform = options.platform.as_ref().map(cooper_llb::platform_to_pb);
+        let checked = self.check_source(&mut source, platform, &options.policies).await;
+        checked.map_err(|e| e.context("could not resolve image due to policy"))?;
+        let allowed = source.identifier.strip_prefix(scheme).ok_or_else(|| {
+            BuildError::refused(format!("image {reference} was replaced by {}, which is no image", source.identifier))
+        })?;
+        self.image_config(allowed, options).await
+    }
+
+    /// The config of an image, policies apart.
+    pub(crate) async fn image_config(
         &self,
         reference: &str,
         options: &ResolveOptions,

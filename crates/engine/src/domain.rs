@@ -36,6 +36,10 @@ pub struct BuildJob {
     pub cancel: CancellationToken,
     /// Registries as the build's sessions are known to them.
     pub(crate) registry: OnceLock<cooper_registry::Client>,
+    /// What its sources stand for.
+    pub(crate) pins: crate::source_access::Pins,
+    /// Which sources it may use.
+    pub policy: crate::policy::SourcePolicy,
     /// Whether the filesystems of a failed step are kept for the client to look at.
     pub keep_failed: bool,
 }
@@ -51,6 +55,8 @@ impl BuildJob {
             entitlements,
             cancel: CancellationToken::new(),
             registry: OnceLock::new(),
+            pins: crate::source_access::Pins::default(),
+            policy: crate::policy::SourcePolicy::default(),
             keep_failed: false,
         }
     }

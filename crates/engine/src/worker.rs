@@ -55,6 +55,10 @@ pub struct Worker {
     pub names: Arc<ImageNames>,
     /// Content indexes of snapshots, one file each.
     pub indexes: PathBuf,
+    /// Files from URLs.
+    pub http: cooper_source::http::HttpSource,
+    /// Git repositories.
+    pub git: cooper_source::git::GitSource,
     /// Source ops of builds under way, so that equal vertices share what they resolved.
     pub sources: Mutex<HashMap<Digest, Weak<dyn Op<Build>>>>,
     /// Cache mounts.

@@ -9,10 +9,10 @@ use crate::{
 };
 use async_trait::async_trait;
 use cooper_content::{BlobSource, ByteStream, SourceError};
-use cooper_oci::{Descriptor, ImageRef, MediaType};
+use cooper_oci::{Descriptor, Digest, ImageRef, MediaType};
 use http::{
     Method, StatusCode,
-    header::{CONTENT_RANGE, RANGE},
+    header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE},
 };
 use parking_lot::Mutex;
 use std::{ops::Range, sync::Arc};
@@ -37,6 +37,29 @@ impl Repository {
     /// Host and path.
     pub fn name(&self) -> &ImageRef {
         &self.name
+    }
+
+    /// The size in bytes of a blob of which only the digest is known; one `HEAD`.
+    pub async fn blob_size(&self, digest: &Digest) -> Result<u64, Error> {
+        let reference = format!("{}@{digest}", self.name.repository());
+        let mut places = self.client.places(&self.name)?;
+        while let Some(endpoint) = places.next() {
+            let ask = async {
+                let url = endpoint.url(&self.client.shared, &self.name, "blobs", digest.as_str())?;
+                let call = Call::new(Method::HEAD, url, Scopes::pull(&endpoint.repository(&self.name)));
+                let answer = self.client.send(&endpoint, call).await?;
+                if answer.response.status() != StatusCode::OK {
+                    return Err(self.client.refused(&endpoint, &Method::HEAD, answer, &reference).await);
+                }
+                let length = answer.response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+                length.ok_or_else(|| Error::protocol(&answer.url, "the answer does not say the blob's size".to_owned()))
+            };
+            match ask.await {
+                Ok(size) => return Ok(places.served(size)),
+                Err(e) => places.failed(e),
+            }
+        }
+        Err(places.error())
     }
 
     async fn open(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream, Error> {

@@ -1,7 +1,9 @@
 //! The engine's values as protocol messages, and requests as the engine's values.
 
 use super::{BUILDKIT_VERSION, DOCKERFILE_VERSION, PACKAGE};
-use cooper_engine::{BuildRequest, ExporterSpec, FrontendRequest, GcPolicy, PruneRequest, UsageRecord, WorkerInfo};
+use cooper_engine::{
+    BuildRequest, ExporterSpec, FrontendRequest, GcPolicy, PruneRequest, SourcePolicy, UsageRecord, WorkerInfo,
+};
 use cooper_wire::{control, types};
 use prost_types::Timestamp;
 use std::time::{Duration, SystemTime};
@@ -28,6 +30,10 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
         exporters,
         entitlements: request.entitlements.into_iter().collect(),
         internal: request.internal,
+        policy: SourcePolicy {
+            rules: request.source_policy.into_iter().collect(),
+            session: request.source_policy_session,
+        },
     }
 }
 

@@ -93,6 +93,7 @@ impl LlbBridge for GatewayService {
             mode: request.resolve_mode,
             log_name: Some(request.log_name).filter(|n| !n.is_empty()),
             layout: (request.resolver_type == 1).then_some((request.session_id, request.store_id)),
+            policies: request.source_policies,
         };
         let resolved = gateway.bridge().resolve_image_config(&request.r#ref, &options).await.map_err(fail)?;
         Ok(Response::new(pb::ResolveImageConfigResponse {
@@ -107,36 +108,8 @@ impl LlbBridge for GatewayService {
         request: Request<pb::ResolveSourceMetaRequest>,
     ) -> Result<Response<pb::ResolveSourceMetaResponse>, Status> {
         let gateway = self.build(&request).await?;
-        let request = request.into_inner();
-        let source = request.source.clone().unwrap_or_default();
-        let log_name = Some(request.log_name).filter(|n| !n.is_empty());
-        let (scheme, rest) = source.identifier.split_once("://").unwrap_or_default();
-        let attr = |key: &str| source.attrs.get(key).cloned().unwrap_or_default();
-        let layout = match scheme {
-            "docker-image" => None,
-            "oci-layout" => Some((attr("oci.session"), attr("oci.store"))),
-            // Everything else has no metadata beyond its identifier.
-            _ => {
-                return Ok(Response::new(pb::ResolveSourceMetaResponse {
-                    source: Some(source),
-                    ..pb::ResolveSourceMetaResponse::default()
-                }));
-            }
-        };
-        let mode = Some(request.resolve_mode).filter(|m| !m.is_empty()).unwrap_or_else(|| attr("image.resolvemode"));
-        let platform = request.platform.as_ref().map(cooper_llb::platform_from_pb);
-        let options = ResolveOptions { platform, mode, log_name, layout };
-        let resolved = gateway.bridge().resolve_image_config(rest, &options).await.map_err(fail)?;
-        Ok(Response::new(pb::ResolveSourceMetaResponse {
-            source: Some(source),
-            image: Some(pb::ResolveSourceImageResponse {
-                digest: resolved.digest.to_string(),
-                config: resolved.config,
-                attestation_chain: None,
-            }),
-            git: None,
-            http: None,
-        }))
+        let resolved = gateway.bridge().resolve_source_meta(request.into_inner()).await.map_err(fail)?;
+        Ok(Response::new(resolved))
     }
 
     async fn solve(&self, request: Request<pb::SolveRequest>) -> Result<Response<pb::SolveResponse>, Status> {
@@ -150,6 +123,7 @@ impl LlbBridge for GatewayService {
                 frontend: request.frontend,
                 request: FrontendRequest { opts: request.frontend_opt, inputs: request.frontend_inputs },
                 evaluate: request.evaluate,
+                policies: request.source_policies,
             })
             .await
             .map_err(fail)?;

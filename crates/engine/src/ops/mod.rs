@@ -1,12 +1,15 @@
 //! LLB ops over the capabilities. Each is bound to a worker and knows only its own protobuf message.
 
+pub mod blob;
 pub mod exec;
 pub mod file;
+pub mod git;
+pub mod http;
 pub mod image;
 pub mod local;
 pub mod merge;
 mod mounts;
-mod ssh;
+pub mod ssh;
 pub mod vertex;
 
 use cooper_llb::pb;

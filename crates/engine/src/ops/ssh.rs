@@ -13,6 +13,7 @@ use std::{
 use tokio::net::UnixListener;
 
 /// A socket that reaches an agent of the client; removed when dropped.
+#[derive(Debug)]
 pub struct AgentSocket {
     path: PathBuf,
     task: tokio::task::JoinHandle<()>,
@@ -38,9 +39,18 @@ pub async fn forward(
     options: &pb::SshOpt,
     cx: &OpContext<Build>,
 ) -> Result<Option<AgentSocket>, StepError> {
-    let id = if options.id.is_empty() { "default" } else { &options.id };
     let sessions: Vec<String> = cx.jobs().iter().flat_map(|job| job.sessions()).collect();
-    let found = worker.sessions.any(&sessions, async |session| {
+    forward_for(worker, options, &sessions).await
+}
+
+/// The same, to the agent of the first of `sessions` that has it.
+pub async fn forward_for(
+    worker: &Worker,
+    options: &pb::SshOpt,
+    sessions: &[String],
+) -> Result<Option<AgentSocket>, StepError> {
+    let id = if options.id.is_empty() { "default" } else { &options.id };
+    let found = worker.sessions.any(sessions, async |session| {
         session.check_agent(id).await?;
         Ok::<_, cooper_session::Error>(session)
     });

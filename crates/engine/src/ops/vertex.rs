@@ -1,6 +1,9 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
-use super::{exec::ExecOp, file::FileOp, image::ImageOp, local::LocalOp, merge::Combine, merge::CombineOp};
+use super::{
+    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp, merge::Combine,
+    merge::CombineOp,
+};
 use crate::{
     build_error::{BuildError, FailureClass},
     domain::{Build, BuildJob},
@@ -55,7 +58,10 @@ pub fn bind(
             return Err(BuildError::new(FailureClass::Unimplemented, "nested builds (LLB build op) are not supported"));
         }
         None => {
-            return Err(BuildError::new(FailureClass::InvalidArgument, format!("vertex {} has no operation", v.digest)));
+            return Err(BuildError::new(
+                FailureClass::InvalidArgument,
+                format!("vertex {} has no operation", v.digest),
+            ));
         }
     };
     Ok(Vertex {
@@ -90,6 +96,11 @@ fn bind_source(
             let op = ImageOp::new(worker, scheme, rest, &source.attrs, platform(v), v.digest.0.clone()).map_err(bad)?;
             Arc::new(op)
         }
+        "docker-image+blob" | "oci-layout+blob" => {
+            Arc::new(BlobOp::new(worker, scheme, rest, &source.attrs).map_err(bad)?)
+        }
+        "http" | "https" => Arc::new(HttpOp::new(worker, &source.identifier, &source.attrs).map_err(bad)?),
+        "git" => Arc::new(GitOp::new(worker, &source.identifier, &source.attrs).map_err(bad)?),
         "local" => Arc::new(LocalOp::new(worker, rest, &source.attrs).map_err(bad)?),
         _ => {
             return Err(BuildError::new(

@@ -14,7 +14,10 @@ use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{AUTHORIZATION, CONTENT_ENCODING, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT},
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+        USER_AGENT,
+    },
 };
 use reqwest::Response;
 use std::{
@@ -54,8 +57,9 @@ impl HttpSource {
         Ok(Self { store, records, client })
     }
 
-    /// What the URL stands for. With a checksum nothing is asked; else the server is, and content that changed or
-    /// is not here is downloaded. `progress` gets bytes so far and, when the server says it, in all.
+    /// What the URL stands for. With a checksum nothing is asked; else the server is, and content that changed is
+    /// downloaded; what has not changed need not be in the store any more. `progress` gets bytes so far and, when
+    /// the server says it, in all.
     pub async fn resolve(
         &self,
         request: &HttpRequest,
@@ -63,12 +67,8 @@ impl HttpSource {
         progress: impl Fn(u64, Option<u64>) + Send + Sync,
     ) -> Result<HttpFile, HttpError> {
         match &request.checksum {
-            Some(checksum) => {
-                let url = parse(&request.url)?;
-                let filename = file_name(request.filename.as_deref(), None, &url);
-                Ok(HttpFile::of(request, checksum.clone(), filename, None))
-            }
-            None => self.download(request, secrets, &progress).await,
+            Some(checksum) => request.pinned(checksum.clone()),
+            None => self.download(request, secrets, false, &progress).await,
         }
     }
 
@@ -79,14 +79,14 @@ impl HttpSource {
         secrets: &dyn Secrets,
         progress: impl Fn(u64, Option<u64>) + Send + Sync,
     ) -> Result<HttpFile, HttpError> {
-        let Some(checksum) = &request.checksum else { return self.download(request, secrets, &progress).await };
+        let Some(checksum) = &request.checksum else { return self.download(request, secrets, true, &progress).await };
         // Pinned and present: only the record knows name and time as the server gave them.
         if self.store.contains(checksum)
-            && let Some(record) = self.records.get(&request.exchange_key()).filter(|r| r.digest == *checksum)
+            && let Some(record) = self.records.get(&request.key()).filter(|r| r.digest == *checksum)
         {
             return Ok(described(request, &record));
         }
-        let file = self.download(request, secrets, &progress).await?;
+        let file = self.download(request, secrets, true, &progress).await?;
         if file.digest == *checksum {
             return Ok(file);
         }
@@ -96,22 +96,21 @@ impl HttpSource {
 
     /// Keeps a stream that came another way (a client's upload) as if it were the URL's content.
     pub async fn keep(&self, request: &HttpRequest, stream: ByteStream) -> Result<HttpFile, HttpError> {
-        let url = parse(&request.url)?;
         let info = self.store_stream(&request.url, stream, false, Algorithm::Sha256, &|_, _| {}, None).await?;
-        let filename = file_name(request.filename.as_deref(), None, &url);
-        Ok(HttpFile::of(request, info.digest, filename, None))
+        request.pinned(info.digest)
     }
 
     async fn download(
         &self,
         request: &HttpRequest,
         secrets: &dyn Secrets,
+        stored: bool,
         progress: &(impl Fn(u64, Option<u64>) + Send + Sync),
     ) -> Result<HttpFile, HttpError> {
         let url = parse(&request.url)?;
         let headers = headers(request, &url, secrets).await?;
-        let key = request.exchange_key();
-        let known = self.records.get(&key).filter(|r| self.store.contains(&r.digest));
+        let key = request.key();
+        let known = self.records.get(&key).filter(|r| !stored || self.store.contains(&r.digest));
         if let Some(record) = &known
             && self.unchanged(&url, &headers, record).await
         {
@@ -315,6 +314,14 @@ fn placeholder() -> Url {
     Url::parse("http://localhost/").unwrap_or_else(|_| unreachable!("a constant URL parses"))
 }
 
+impl HttpRequest {
+    /// The file that comes when its content has the digest `digest`, as far as the request alone tells.
+    pub fn pinned(&self, digest: Digest) -> Result<HttpFile, HttpError> {
+        let filename = file_name(self.filename.as_deref(), None, &parse(&self.url)?);
+        Ok(HttpFile::of(self, digest, filename, None))
+    }
+}
+
 fn parse(text: &str) -> Result<Url, HttpError> {
     let fail = |reason: &str| HttpError::Url { url: redacted(text), reason: reason.to_owned() };
     let url = Url::parse(text).map_err(|e| fail(&e.to_string()))?;
@@ -333,6 +340,8 @@ async fn headers(request: &HttpRequest, url: &Url, secrets: &dyn Secrets) -> Res
             headers.insert(name, value);
         }
     }
+    // With `HEAD`, too: servers give the compressed form a tag of its own.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     let host = url.host_str().unwrap_or_default();
     let candidates = match &request.auth_header_secret {
         Some(id) => vec![(id.clone(), "")],

@@ -45,10 +45,15 @@ impl HttpRequest {
         self.headers.iter().filter(move |(name, _)| listed(name)).map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Identity of the exchange with the server: what decides which bytes come.
-    pub(super) fn exchange_key(&self) -> Digest {
+    /// Identity of the request without its checksum: within a build it stands for one file, and what is known of
+    /// the last exchange with the server is kept by it.
+    pub fn key(&self) -> Digest {
         let mut digester = Digester::default();
         digester.update_field(&self.url);
+        digester.update_field(self.filename.as_deref().unwrap_or_default());
+        for number in [self.mode.unwrap_or(DEFAULT_MODE), self.uid, self.gid] {
+            digester.update_field(number.to_le_bytes());
+        }
         digester.update_field(self.auth_header_secret.as_deref().unwrap_or_default());
         for (name, value) in self.allowed_headers() {
             digester.update_field(name.to_ascii_lowercase());
@@ -145,7 +150,27 @@ impl HttpFile {
     }
 }
 
-/// Seconds since 1970 of an HTTP date.
+/// Seconds since 1970 of an HTTP date, in any of the three forms of RFC 9110.
 pub(super) fn http_date(text: &str) -> Option<i64> {
-    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second())
+    if let Ok(date) = jiff::fmt::rfc2822::parse(text) {
+        return Some(date.timestamp().as_second());
+    }
+    // Zones are GMT by the standard, whatever they are called.
+    let (date, _) = text.rsplit_once(' ')?;
+    let rfc850 = jiff::civil::DateTime::strptime("%A, %d-%b-%y %H:%M:%S", date);
+    let parsed = rfc850.or_else(|_| jiff::civil::DateTime::strptime("%a %b %e %H:%M:%S %Y", text)).ok()?;
+    Some(parsed.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::http_date;
+
+    #[test]
+    fn dates_come_in_three_forms() {
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 UTC", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(http_date(text), Some(784_111_777), "{text}");
+        }
+        assert_eq!(http_date("yesterday"), None);
+    }
 }

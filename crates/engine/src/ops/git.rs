@@ -1,0 +1,143 @@
+//! Checkouts of git repositories (`git://`).
+
+use crate::{
+    domain::{Build, BuildJob, StepError},
+    layer_store::RecordType,
+    source_access::{ClientAccess, Tell},
+    tree::Tree,
+    worker::Worker,
+};
+use async_trait::async_trait;
+use cooper_oci::{Digest, Digester};
+use cooper_solver::{CacheMap, Op, OpContext};
+use cooper_source::{
+    Attributes,
+    git::{GitCommit, GitObjects, GitRequest},
+};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// A git source bound to a worker.
+pub struct GitOp {
+    worker: Arc<Worker>,
+    request: GitRequest,
+    /// What it resolved to; equal vertices of concurrent builds share the op.
+    resolved: Mutex<Option<GitCommit>>,
+}
+
+impl GitOp {
+    /// Reads the identifier and attributes of a source.
+    pub fn new(worker: &Arc<Worker>, identifier: &str, attrs: &Attributes) -> Result<Self, String> {
+        let request = GitRequest::from_source(identifier, attrs).map_err(|e| e.to_string())?;
+        Ok(Self { worker: worker.clone(), request, resolved: Mutex::default() })
+    }
+
+    async fn commit(&self, cx: &OpContext<Build>) -> Result<GitCommit, StepError> {
+        if let Some(known) = self.resolved.lock().clone() {
+            return Ok(known);
+        }
+        let commit = self.worker.resolve_git(&self.request, &cx.jobs(), &|event| cx.emit(event)).await?;
+        *self.resolved.lock() = Some(commit.clone());
+        Ok(commit)
+    }
+}
+
+#[async_trait]
+impl Op<Build> for GitOp {
+    async fn cache_map(&self, cx: &OpContext<Build>) -> Result<CacheMap, StepError> {
+        let commit = self.commit(cx).await?;
+        let mut digester = Digester::default();
+        digester.update_field("git");
+        digester.update_field(commit.cache_key(&self.request));
+        // A repository that keeps its address differs by it.
+        digester.update_field(if self.request.keep_git_dir { self.request.remote.as_str() } else { "" });
+        Ok(CacheMap { digest: digester.finish(), dependencies: Vec::new(), volatile: false })
+    }
+
+    async fn content_digest(&self, _: usize, _: &Tree, _: &OpContext<Build>) -> Result<Digest, StepError> {
+        Err(StepError::refused("a git checkout has no inputs"))
+    }
+
+    async fn run(&self, _: Vec<Tree>, cx: &OpContext<Build>) -> Result<Vec<Option<Tree>>, StepError> {
+        let commit = self.commit(cx).await?;
+        let tell = |event| cx.emit(event);
+        let jobs = cx.jobs();
+        let access = ClientAccess::new(&self.worker, &jobs, &tell);
+        let doing = || "cannot write a git checkout";
+        let worker = self.worker.clone();
+        let write = tokio::task::spawn_blocking(move || worker.write(&Tree::default())).await;
+        let write = write.map_err(StepError::while_doing(doing()))??;
+        let checkout = self.worker.git.checkout(&self.request, &commit, &access, write.active().layer_dir()).await;
+        checkout.map_err(StepError::while_doing(""))?;
+        let description = format!("git snapshot for {}#{}", shown(&self.request.remote), self.request.reference);
+        let commit = move || write.commit_as(RecordType::GitCheckout, &description);
+        let tree = tokio::task::spawn_blocking(commit).await.map_err(StepError::while_doing(doing()))??;
+        Ok(vec![Some(tree)])
+    }
+
+    fn resolves(&self) -> bool {
+        true
+    }
+}
+
+impl Worker {
+    /// What a reference stands for in the builds `jobs`: the same each time they ask.
+    pub async fn resolve_git(
+        &self,
+        request: &GitRequest,
+        jobs: &[Arc<BuildJob>],
+        tell: Tell<'_>,
+    ) -> Result<GitCommit, StepError> {
+        let resolve = async {
+            let access = ClientAccess::new(self, jobs, tell);
+            self.git.resolve(request, &access).await.map_err(StepError::while_doing(""))
+        };
+        let checksum = request.checksum.as_deref().unwrap_or_default();
+        let key = format!("{}#{} {checksum} {}", request.remote, request.reference, request.fetch_by_commit);
+        let pins: Vec<_> = jobs.iter().map(|job| job.pins.git(key.clone())).collect();
+        let Some(first) = pins.iter().find(|pin| pin.initialized()).or(pins.first()) else { return resolve.await };
+        let commit = first.get_or_try_init(|| resolve).await?.clone();
+        for pin in &pins {
+            pin.set(commit.clone()).ok();
+        }
+        Ok(commit)
+    }
+
+    /// The raw objects behind a resolved reference.
+    pub async fn git_objects(
+        &self,
+        request: &GitRequest,
+        commit: &GitCommit,
+        jobs: &[Arc<BuildJob>],
+        tell: Tell<'_>,
+    ) -> Result<GitObjects, StepError> {
+        let access = ClientAccess::new(self, jobs, tell);
+        self.git.objects(request, commit, &access).await.map_err(StepError::while_doing(""))
+    }
+}
+
+/// The address without user and password.
+fn shown(remote: &str) -> String {
+    match remote.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => remote.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn descriptions_hold_no_passwords() {
+        for (remote, shown) in [
+            ("https://user:secret@host/a@b.git", "https://host/a@b.git"),
+            ("https://host:8443/a.git", "https://host:8443/a.git"),
+            ("git@host:a.git", "git@host:a.git"),
+        ] {
+            assert_eq!(super::shown(remote), shown);
+        }
+    }
+}
