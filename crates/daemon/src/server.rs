@@ -4,11 +4,14 @@ use crate::{
     config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
-    services::{ControlService, Draining, GatewayService, MAX_MESSAGE},
+    services::{ContentService, ControlService, Draining, GatewayService, MAX_MESSAGE, TraceSink, describe_error},
 };
-use cooper_engine::{Engine, EngineConfig, Frontend, OpenError, WorkerConfig};
+use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
-use cooper_wire::{control::control_server::ControlServer, gateway::llb_bridge_server::LlbBridgeServer};
+use cooper_wire::{
+    content::content_server::ContentServer, control::control_server::ControlServer,
+    gateway::llb_bridge_server::LlbBridgeServer, trace::trace_service_server::TraceServiceServer,
+};
 use futures::{Stream, StreamExt as _};
 use std::{io, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -144,8 +147,23 @@ impl Daemon {
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE),
             )
+            .add_service(
+                ContentServer::new(ContentService::new(self.engine.clone()))
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(TraceServiceServer::new(TraceSink).max_decoding_message_size(MAX_MESSAGE))
             .add_service(health_service)
+            .add_optional_service(reflection().build_v1().ok())
+            .add_optional_service(reflection().build_v1alpha().ok())
     }
+}
+
+/// Lets clients without our schemas find out what is served.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(cooper_wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// The engine's settings from the daemon's.
@@ -187,6 +205,11 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         gc: gc_policies(&oci.gc, DiskStat::of(&root)).into_iter().map(policy).collect(),
         worker: WorkerConfig { dns, cgroup_parent },
         credentials,
+        history: config.history.as_ref().map_or_else(HistoryLimits::default, |h| HistoryLimits {
+            max_age: h.max_age.0,
+            max_entries: usize::try_from(h.max_entries).unwrap_or(usize::MAX),
+        }),
+        describe_error: Some(describe_error),
         root,
     })
 }

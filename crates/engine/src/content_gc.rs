@@ -1,4 +1,4 @@
-//! Removes blobs that nothing names.
+//! Removes blobs that nothing names: no layer, no image name, no record of the history.
 
 use crate::engine::EngineInner;
 use cooper_oci::{Descriptor, Digest, ImageIndex, ImageManifest, MediaType};
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Blobs younger than this stay: a build may be about to name them.
+/// While builds run, blobs younger than this stay: a build may be about to name them.
 const GRACE: Duration = Duration::from_secs(300);
 
 /// Removes blobs that neither a layer nor a kept image names. Blocks.
@@ -19,22 +19,30 @@ pub fn collect(engine: &EngineInner) {
         named.extend(layer.provider().map(|p| p.descriptor.digest));
     }
     for image in engine.worker.names.all() {
-        name_image(engine, &image, &mut named);
+        name_image(engine, &image, true, &mut named);
+    }
+    // Records keep the documents of their results, not the layers.
+    named.extend(engine.history.own_blobs());
+    for result in engine.history.results() {
+        name_image(engine, &result, false, &mut named);
     }
     let Ok(blobs) = store.list() else { return };
     for blob in blobs {
         let young = SystemTime::now().duration_since(blob.created).is_ok_and(|age| age < GRACE);
-        if !young
-            && !named.contains(&blob.digest)
-            && let Err(error) = store.delete(&blob.digest)
-        {
-            tracing::warn!(%error, digest = %blob.digest, "an unused blob cannot be removed");
+        if named.contains(&blob.digest) {
+            continue;
         }
+        let delete = || {
+            if let Err(error) = store.delete(&blob.digest) {
+                tracing::warn!(%error, digest = %blob.digest, "an unused blob cannot be removed");
+            }
+        };
+        if young { engine.when_idle(delete) } else { delete() }
     }
 }
 
 /// Everything that a manifest or index points to, as far as it is here.
-fn name_image(engine: &EngineInner, desc: &Descriptor, named: &mut HashSet<Digest>) {
+fn name_image(engine: &EngineInner, desc: &Descriptor, layers: bool, named: &mut HashSet<Digest>) {
     if !named.insert(desc.digest.clone()) {
         return;
     }
@@ -42,12 +50,14 @@ fn name_image(engine: &EngineInner, desc: &Descriptor, named: &mut HashSet<Diges
     match desc.kind() {
         MediaType::Index => {
             let index = serde_json::from_slice::<ImageIndex>(&bytes);
-            index.iter().flat_map(|i| &i.manifests).for_each(|m| name_image(engine, m, named));
+            index.iter().flat_map(|i| &i.manifests).for_each(|m| name_image(engine, m, layers, named));
         }
         MediaType::Manifest => {
             if let Ok(manifest) = serde_json::from_slice::<ImageManifest>(&bytes) {
                 named.insert(manifest.config.digest);
-                named.extend(manifest.layers.into_iter().map(|l| l.digest));
+                if layers {
+                    named.extend(manifest.layers.into_iter().map(|l| l.digest));
+                }
             }
         }
         _ => {}

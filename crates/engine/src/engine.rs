@@ -5,15 +5,16 @@ use crate::{
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
     domain::{Build, BuildJob, Chain},
-    exporting::{Exporter, ExporterSpec},
+    exporting::{Exporter, ExporterSpec, made},
     gateway::Gateway,
+    history::{DescribeError, History, HistoryLimits, Recording, TraceContext},
     image_names::ImageNames,
     key_store::PersistentKeys,
     layer_store::LayerStore,
     locals::Locals,
     meta::{Meta, MetaError, Table},
-    policy::SourcePolicy,
     status::{BuildStatus, StatusReader},
+    status_log::RecordedLog,
     usage::GcPolicy,
     worker::{Worker, WorkerConfig},
 };
@@ -57,6 +58,10 @@ pub struct EngineConfig {
     pub worker: WorkerConfig,
     /// Credentials of registries when a build's session has none to offer.
     pub credentials: Option<Arc<dyn cooper_registry::Credentials>>,
+    /// How long records of builds stay.
+    pub history: HistoryLimits,
+    /// How failures are put into records; without, a record has the message alone.
+    pub describe_error: Option<DescribeError>,
 }
 
 /// Why an engine cannot be opened.
@@ -80,9 +85,6 @@ pub enum OpenError {
     /// No way to keep snapshots.
     #[error("cannot keep snapshots: {0}")]
     Snapshots(#[source] cooper_snapshot::Error),
-    /// The directories of downloads and repositories.
-    #[error("cannot keep what is known of sources: {0}")]
-    Sources(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No way to run steps.
     #[error("cannot run build steps: {0}")]
     Sandbox(#[source] cooper_sandbox::Error),
@@ -102,6 +104,7 @@ pub struct EngineInner {
     pub(crate) meta: Arc<Meta>,
     pub(crate) caps: CapSet,
     pub(crate) gc: Vec<GcPolicy>,
+    pub(crate) history: Arc<History>,
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
@@ -148,8 +151,8 @@ pub struct BuildRequest {
     pub entitlements: BTreeSet<String>,
     /// Whether to keep the build out of the history.
     pub internal: bool,
-    /// Which sources the build may use.
-    pub policy: SourcePolicy,
+    /// The client's span, under which the build's own are recorded.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a client learns when its build has succeeded.
@@ -159,6 +162,20 @@ pub struct BuildResponse {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// The log of a build.
+pub enum BuildLog {
+    /// It is still being written.
+    Live(StatusReader),
+    /// The build has ended; `None` when its log is lost.
+    Recorded(Option<RecordedLog>),
+}
+
+fn unknown_job(id: &str) -> BuildError {
+    BuildError::new(FailureClass::NotFound, format!("no such job {id}"))
+}
+
+/// How long a watcher waits for a build that it asked for before the build itself.
+const STATUS_WAIT: Duration = Duration::from_secs(10);
 /// How long a call to the gateway waits for its build.
 const GATEWAY_WAIT: Duration = Duration::from_secs(3);
 
@@ -171,8 +188,6 @@ mod layout {
     pub const LOCALS: &str = "locals";
     pub const INDEXES: &str = "indexes";
     pub const SANDBOX: &str = "sandbox";
-    pub const HTTP: &str = "http";
-    pub const GIT: &str = "git";
     pub const SCRATCH: &str = "tmp";
 }
 
@@ -194,17 +209,14 @@ impl Engine {
         let sandbox = cooper_sandbox::Namespaces::open(&root.join(layout::SANDBOX)).map_err(OpenError::Sandbox)?;
         let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
         let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
+        let history = History::open(meta.clone(), content.clone(), config.history, config.describe_error)?;
         let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level())?;
         let mut options = cooper_registry::Options::default();
         if let Some(n) = config.registry_concurrency {
             options.max_concurrency = n;
         }
-        let http = cooper_source::http::HttpSource::open(content, &root.join(layout::HTTP));
-        let git = cooper_source::git::GitSource::open(root.join(layout::GIT));
         let worker = Arc::new(Worker {
             layers,
-            http: http.map_err(|e| OpenError::Sources(e.into()))?,
-            git: git.map_err(|e| OpenError::Sources(e.into()))?,
             sandbox: Arc::new(sandbox),
             sessions: Sessions::new(),
             registry: Registry::new(config.registries, options),
@@ -226,6 +238,7 @@ impl Engine {
             meta,
             caps: CapSet::llb(),
             gc: config.gc,
+            history: Arc::new(history),
             frontends: frontends.into_iter().map(|f| (f.name(), f)).collect(),
             builds: Mutex::default(),
             arrived: Notify::new(),
@@ -245,6 +258,16 @@ impl Engine {
         &self.inner.info
     }
 
+    /// Records of builds.
+    pub fn history(&self) -> &Arc<History> {
+        &self.inner.history
+    }
+
+    /// Every blob. Reading is all that callers may do; what is in the store is the engine's to decide.
+    pub fn content(&self) -> &cooper_content::Store {
+        &self.inner.worker.layers.content
+    }
+
     pub(crate) fn inner(&self) -> &Arc<EngineInner> {
         &self.inner
     }
@@ -252,8 +275,12 @@ impl Engine {
     /// Builds, exports, and says what was made. Dropping the future cancels the build.
     pub async fn build(&self, request: BuildRequest) -> Result<BuildResponse, BuildError> {
         let running = self.register(&request)?;
-        let outcome = self.run(&running, request).await;
+        let mut recording = (!request.internal).then(|| self.inner.history.begin(&request, &running.status));
+        let outcome = self.run(&running, &mut recording, request).await;
         running.status.close();
+        if let Some(recording) = recording {
+            recording.complete(outcome.as_ref().err().cloned()).await;
+        }
         self.inner.clone().collect_soon();
         outcome
     }
@@ -269,17 +296,19 @@ impl Engine {
         Ok(Registered { engine: self.inner.clone(), id: request.id.clone(), status })
     }
 
-    async fn run(&self, running: &Registered, request: BuildRequest) -> Result<BuildResponse, BuildError> {
+    async fn run(
+        &self,
+        running: &Registered,
+        recording: &mut Option<Recording>,
+        request: BuildRequest,
+    ) -> Result<BuildResponse, BuildError> {
         if let Some(name) = request.entitlements.iter().find(|e| !self.inner.entitlements.contains(*e)) {
             return Err(BuildError::refused(format!(
                 "granting entitlement {name} is not allowed by build daemon configuration"
             )));
         }
         let exporters = request.exporters.iter().map(Exporter::parse).collect::<Result<Vec<_>, _>>()?;
-        request.policy.validate()?;
-        let mut data =
-            BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
-        data.policy = request.policy.clone();
+        let data = BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
         let result = if driven {
@@ -291,13 +320,15 @@ impl Engine {
                     frontend: request.frontend,
                     request: request.request,
                     evaluate: true,
-                    policies: Vec::new(),
                 })
                 .await?
         };
         let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
         futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
-        self.export(&bridge, result, exporters).await
+        if let Some(recording) = recording {
+            recording.result(&result);
+        }
+        self.export(&bridge, recording, result, exporters).await
     }
 
     /// Waits while the client builds through the gateway, until it returns a result.
@@ -318,6 +349,7 @@ impl Engine {
     async fn export(
         &self,
         bridge: &Bridge,
+        recording: &mut Option<Recording>,
         result: BuildResult,
         exporters: Vec<Exporter>,
     ) -> Result<BuildResponse, BuildError> {
@@ -328,22 +360,38 @@ impl Engine {
             .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
             .collect();
         for (index, exporter) in exporters.into_iter().enumerate() {
-            metadata.extend(exporter.run(bridge, index, &result).await?);
+            let response = exporter.run(bridge, index, &result).await?;
+            if let (Some(recording), Some(image)) = (recording.as_mut(), made(&response)) {
+                recording.exported(index, image);
+            }
+            metadata.extend(response);
         }
         Ok(BuildResponse { metadata })
     }
 
-    /// The status log of a build, waiting until a build of that name shows up.
-    pub async fn status(&self, id: &str) -> StatusReader {
-        loop {
-            let arrived = self.inner.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            if let Some(running) = self.inner.builds.lock().get(id) {
-                return running.status.watch();
+    /// The status log of a build, running or ended, waiting a little for a build of that name to show up.
+    pub async fn status(&self, id: &str) -> Result<BuildLog, BuildError> {
+        let find = async {
+            loop {
+                let arrived = self.inner.arrived.notified();
+                tokio::pin!(arrived);
+                arrived.as_mut().enable();
+                if let Some(running) = self.inner.builds.lock().get(id) {
+                    return BuildLog::Live(running.status.watch());
+                }
+                if let Some(log) = self.recorded(id) {
+                    return log;
+                }
+                arrived.await;
             }
-            arrived.await;
-        }
+        };
+        tokio::time::timeout(STATUS_WAIT, find).await.map_err(|_| unknown_job(id))
+    }
+
+    fn recorded(&self, id: &str) -> Option<BuildLog> {
+        let record = self.inner.history.get(id)?;
+        let blob = record.log.as_ref().and_then(|log| self.content().reader(&log.digest).ok());
+        Some(BuildLog::Recorded(blob.map(RecordedLog::new)))
     }
 
     /// The gateway of a running build, waiting a little for it to show up.
@@ -360,8 +408,7 @@ impl Engine {
                 arrived.await;
             }
         };
-        let missing = |_| BuildError::new(FailureClass::NotFound, format!("no such job {id}"));
-        tokio::time::timeout(GATEWAY_WAIT, find).await.map_err(missing)
+        tokio::time::timeout(GATEWAY_WAIT, find).await.map_err(|_| unknown_job(id))
     }
 
     /// The number of builds under way.
@@ -390,6 +437,15 @@ impl Drop for Registered {
 }
 
 impl EngineInner {
+    /// Does `work` when no build runs, holding back new ones meanwhile.
+    pub(crate) fn when_idle(&self, work: impl FnOnce()) {
+        let builds = self.builds.lock();
+        if builds.is_empty() {
+            work();
+        }
+        drop(builds);
+    }
+
     pub(crate) fn frontend(&self, name: &str) -> Result<Arc<dyn Frontend>, BuildError> {
         self.frontends
             .get(name)

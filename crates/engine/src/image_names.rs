@@ -25,6 +25,13 @@ impl ImageNames {
         Ok(Self { meta, names: RwLock::new(names) })
     }
 
+    /// Forgets every name.
+    pub fn forget_all(&self) {
+        for (name, _) in self.names.write().drain() {
+            self.meta.delete(Table::Images, &name);
+        }
+    }
+
     /// What every name stands for.
     pub fn all(&self) -> Vec<Descriptor> {
         self.names.read().values().cloned().collect()

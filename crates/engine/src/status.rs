@@ -129,6 +129,11 @@ impl BuildStatus {
         StatusReader { status: self.clone(), position: 0, version: self.version.subscribe() }
     }
 
+    /// Everything so far.
+    pub fn items(&self) -> Vec<StatusItem> {
+        self.state.lock().items.clone()
+    }
+
     /// Every vertex in its latest state.
     pub fn vertices(&self) -> Vec<VertexStatus> {
         self.state.lock().vertices.values().cloned().collect()

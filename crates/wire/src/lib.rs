@@ -12,7 +12,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::{containerd, errdefs, fsutil, google, moby, pb, stack};
+pub use generated::{containerd, errdefs, fsutil, google, moby, opentelemetry, pb, stack};
 
 pub use containerd::services::content::v1 as content;
 pub use fsutil::types as fsync;
@@ -28,6 +28,7 @@ pub use moby::{
     sshforward::v1 as ssh,
     upload::v1 as upload,
 };
+pub use opentelemetry::proto::collector::trace::v1 as trace;
 
 /// The encoded `FileDescriptorSet` of every package here, for gRPC reflection and protobuf JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

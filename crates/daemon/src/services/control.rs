@@ -1,7 +1,7 @@
 //! `moby.buildkit.v1.Control`.
 
-use super::{convert, error, status};
-use cooper_engine::Engine;
+use super::{convert, error, history, status};
+use cooper_engine::{Engine, TraceContext};
 use cooper_session::SessionParams;
 use cooper_wire::control::{self, control_server::Control};
 use futures::{Stream, StreamExt as _};
@@ -9,16 +9,19 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 /// Response header with the daemon's clock, to which clients align theirs.
 const CLOCK_HEADER: &str = "buildkit-current-timestamp";
+/// Request header with the client's span.
+const TRACE_HEADER: &str = "traceparent";
 
 /// Whether the daemon is going down: running builds end, new ones are refused.
 #[derive(Clone, Default)]
@@ -28,7 +31,7 @@ pub struct Draining {
 
 #[derive(Default)]
 struct DrainState {
-    begun: AtomicBool,
+    begun: CancellationToken,
     solves: AtomicUsize,
     idle: Notify,
 }
@@ -36,7 +39,7 @@ struct DrainState {
 impl Draining {
     /// Refuses builds from now on, and waits for those that run.
     pub async fn drain(&self) {
-        self.state.begun.store(true, Ordering::SeqCst);
+        self.state.begun.cancel();
         loop {
             let idle = self.state.idle.notified();
             tokio::pin!(idle);
@@ -48,6 +51,11 @@ impl Draining {
         }
     }
 
+    /// Ends when the daemon begins to go down.
+    fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.state.begun.clone().cancelled_owned()
+    }
+
     /// The number of builds that run.
     pub fn running(&self) -> usize {
         self.state.solves.load(Ordering::SeqCst)
@@ -56,7 +64,7 @@ impl Draining {
     fn enter(&self) -> Result<Solving, Status> {
         self.state.solves.fetch_add(1, Ordering::SeqCst);
         let solving = Solving(self.clone());
-        if self.state.begun.load(Ordering::SeqCst) {
+        if self.state.begun.is_cancelled() {
             return Err(Status::unavailable("the daemon is shutting down and takes no new builds"));
         }
         Ok(solving)
@@ -127,7 +135,9 @@ impl Control for ControlService {
 
     async fn solve(&self, request: Request<control::SolveRequest>) -> Result<Response<control::SolveResponse>, Status> {
         let _solving = self.draining.enter()?;
-        let request = convert::build_request(request.into_inner());
+        let trace = request.metadata().get(TRACE_HEADER).and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let mut request = convert::build_request(request.into_inner());
+        request.trace = trace;
         let built = self.engine.build(request).await.map_err(|e| error::status(&e))?;
         Ok(Response::new(control::SolveResponse { exporter_response: built.metadata }))
     }
@@ -138,8 +148,13 @@ impl Control for ControlService {
         let id = request.into_inner().r#ref;
         let engine = self.engine.clone();
         // Headers go out at once: the client may ask before the build begins.
-        let log = futures::stream::once(async move { status::stream(engine.status(&id).await) }).flatten();
-        Ok(with_clock(log.boxed()))
+        let log = async move {
+            match engine.status(&id).await {
+                Ok(log) => status::stream(log),
+                Err(error) => futures::stream::once(async move { Err(error::status(&error)) }).boxed(),
+            }
+        };
+        Ok(with_clock(futures::stream::once(log).flatten().boxed()))
     }
 
     type SessionStream = Responses<control::BytesMessage>;
@@ -178,16 +193,36 @@ impl Control for ControlService {
 
     async fn listen_build_history(
         &self,
-        _: Request<control::BuildHistoryRequest>,
+        request: Request<control::BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        Err(Status::unimplemented("this daemon keeps no build history"))
+        let request = request.into_inner();
+        let follow = !request.early_exit;
+        let listener = self.engine.history().listen(history::query(request)?);
+        let listener = listener.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let ended = self.draining.begun();
+        Ok(with_clock(history::events(listener, follow).take_until(ended).boxed()))
     }
 
     async fn update_build_history(
         &self,
-        _: Request<control::UpdateBuildHistoryRequest>,
+        request: Request<control::UpdateBuildHistoryRequest>,
     ) -> Result<Response<control::UpdateBuildHistoryResponse>, Status> {
-        Err(Status::unimplemented("this daemon keeps no build history"))
+        let request = request.into_inner();
+        let engine = self.engine.clone();
+        blocking(move || {
+            let history = engine.history();
+            if request.delete {
+                history.delete(&request.r#ref);
+                return Ok(());
+            }
+            // Records are complete, trace included, when their build has ended: there is nothing to finalize.
+            if request.finalize {
+                return Ok(());
+            }
+            history.pin(&request.r#ref, request.pinned).map_err(|e| Status::not_found(e.to_string()))
+        })
+        .await??;
+        Ok(Response::new(control::UpdateBuildHistoryResponse {}))
     }
 }
 

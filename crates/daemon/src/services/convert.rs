@@ -30,6 +30,7 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
         exporters,
         entitlements: request.entitlements.into_iter().collect(),
         internal: request.internal,
+        trace: None,
         policy: SourcePolicy {
             rules: request.source_policy.into_iter().collect(),
             session: request.source_policy_session,

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 const TYPE_PREFIX: &str = "github.com/moby/buildkit/";
 
 /// The status of a failed build.
+#[track_caller]
 pub fn status(error: &BuildError) -> Status {
     let code = code(error.class);
     let mut details: Vec<prost_types::Any> = Vec::new();
@@ -23,6 +24,7 @@ pub fn status(error: &BuildError) -> Status {
         details.push(detail("errdefs.Solve", solve(vertex)));
         details.push(detail("errdefs.Vertex", json!({"digest": vertex.digest.as_str()})));
     }
+    details.push(detail("stack.Stack", stack(std::panic::Location::caller())));
     details.extend(error.sources.iter().map(|s| detail("errdefs.Source", source(s))));
     details.extend(
         error.details.iter().map(|d| prost_types::Any { type_url: d.type_url.clone(), value: d.value.clone() }),
@@ -32,6 +34,7 @@ pub fn status(error: &BuildError) -> Status {
 }
 
 /// The protobuf form of the same, for records.
+#[track_caller]
 pub fn record(error: &BuildError) -> rpc::Status {
     rpc::Status::decode(status(error).details()).unwrap_or_default()
 }
@@ -104,6 +107,18 @@ fn source(source: &SourceRanges) -> Value {
     json!({"info": omit_zero(info), "ranges": ranges})
 }
 
+/// Which program failed, and where it noticed.
+fn stack(place: &std::panic::Location<'_>) -> Value {
+    let version = super::convert::version();
+    json!({
+        "frames": [{"Name": env!("CARGO_CRATE_NAME"), "File": place.file(), "Line": place.line()}],
+        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "pid": std::process::id(),
+        "version": version.version,
+        "revision": version.revision,
+    })
+}
+
 fn omit_zero(value: Value) -> Value {
     let Value::Object(members) = value else { return value };
     let zero = |v: &Value| v.as_i64() == Some(0) || v.as_str() == Some("") || v.is_null();
@@ -132,8 +147,12 @@ mod tests {
             ..BuildError::refused("no")
         };
         let status = rpc::Status::decode(status(&error).details()).unwrap();
-        let details: Vec<String> =
-            status.details.iter().map(|d| format!("{} {}", d.type_url, String::from_utf8_lossy(&d.value))).collect();
+        let details: Vec<String> = status
+            .details
+            .iter()
+            .filter(|d| !d.type_url.contains("stack."))
+            .map(|d| format!("{} {}", d.type_url, String::from_utf8_lossy(&d.value)))
+            .collect();
         insta::assert_snapshot!(details.join("\n"), @r#"github.com/moby/buildkit/errdefs.Source+json {"info":{"data":"UlVOIGZhbHNl","filename":"Dockerfile","language":"Dockerfile"},"ranges":[{"end":{"character":9,"line":1},"start":{"line":1}}]}"#);
     }
 }

@@ -1,14 +1,20 @@
 //! The gRPC services in front of the engine. Protocol messages are turned into the engine's values and back here,
 //! and nowhere else in the daemon.
 
+mod content;
 mod control;
 mod convert;
 mod error;
 mod gateway;
+mod history;
 mod status;
+mod trace;
 
+pub use content::ContentService;
 pub use control::{ControlService, Draining};
+pub use error::record as describe_error;
 pub use gateway::GatewayService;
+pub use trace::TraceSink;
 
 /// Largest message either way, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;

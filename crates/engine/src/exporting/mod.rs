@@ -9,10 +9,11 @@ use crate::{
     build_error::BuildError,
     internal_step,
 };
+use base64::Engine as _;
 use std::collections::BTreeMap;
 
 /// One output of a build.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ExporterSpec {
     /// `image`, `oci`, `docker`, `local` or `tar`.
     pub kind: String,
@@ -78,6 +79,13 @@ impl Exporter {
         })
         .await
     }
+}
+
+/// The image that an exporter says it made.
+pub fn made(response: &BTreeMap<String, String>) -> Option<cooper_oci::Descriptor> {
+    let encoded = response.get(cooper_export::keys::DESCRIPTOR)?;
+    let document = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    serde_json::from_slice(&document).ok()
 }
 
 impl From<cooper_export::Error> for BuildError {

@@ -1,0 +1,467 @@
+//! Records of builds: what was asked for, what came of it, and the log to replay.
+//!
+//! Lives here: the list of records, who is told of changes, and how long records stay. Must never live here: what a
+//! record looks like on the wire (the log and errors excepted, which are kept encoded).
+
+mod filter;
+mod record;
+mod trace;
+
+pub use filter::HistoryFilterError;
+pub use record::{BuildRecord, RecordError, StepCounts};
+pub use trace::TraceContext;
+
+use crate::{
+    bridge::BuildResult,
+    build_error::BuildError,
+    engine::BuildRequest,
+    meta::{Meta, MetaError, Table},
+    status::BuildStatus,
+    status_log,
+};
+use cooper_content::Store;
+use cooper_oci::{Descriptor, Digest};
+use filter::Filters;
+use parking_lot::Mutex;
+use prost::Message as _;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::sync::broadcast;
+
+/// Media types of what a record points to.
+pub mod media_types {
+    /// The replayable status log.
+    pub const LOG: &str = "application/vnd.buildkit.status.v0";
+    /// Spans.
+    pub const TRACE: &str = "application/vnd.buildkit.otlp.json.v0";
+    /// A failure with its details. The spelling is the protocol's.
+    pub const ERROR: &str = "application/vnd.googeapis.google.rpc.status+proto";
+}
+
+/// How many changes a slow listener may be behind before it is shown the whole list again.
+const BACKLOG: usize = 256;
+
+/// How long records stay. One goes when both limits are exceeded; pinned ones stay.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryLimits {
+    /// Records that ended more recently than this stay.
+    pub max_age: Duration,
+    /// This many of the newest stay.
+    pub max_entries: usize,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(48 * 3600), max_entries: 50 }
+    }
+}
+
+/// How a failure is kept: the protocol's status with every detail.
+pub type DescribeError = fn(&BuildError) -> cooper_wire::rpc::Status;
+
+/// A change of the list.
+#[derive(Debug, Clone)]
+pub enum HistoryEvent {
+    /// A build began.
+    Started(Arc<BuildRecord>),
+    /// A build ended, or the record of an ended build changed.
+    Completed(Arc<BuildRecord>),
+    /// The record of this build is gone.
+    Deleted(String),
+}
+
+impl HistoryEvent {
+    fn id(&self) -> &str {
+        match self {
+            Self::Started(record) | Self::Completed(record) => &record.id,
+            Self::Deleted(id) => id,
+        }
+    }
+}
+
+/// What a listener wants to see.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryQuery {
+    /// Running builds only.
+    pub active_only: bool,
+    /// This build only; empty: every one.
+    pub id: String,
+    /// Alternatives, each a comma-separated list of conditions that must all hold; none: everything.
+    pub filters: Vec<String>,
+    /// The newest so many of the ended builds; 0: all.
+    pub limit: usize,
+}
+
+/// The change cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no record of build {0}: it never ran, is still running, or its record was deleted")]
+pub struct NoRecord(String);
+
+/// The records of one root directory.
+pub struct History {
+    meta: Arc<Meta>,
+    content: Store,
+    limits: HistoryLimits,
+    describe: Option<DescribeError>,
+    lists: Mutex<Lists>,
+    changes: broadcast::Sender<HistoryEvent>,
+}
+
+#[derive(Default)]
+struct Lists {
+    active: BTreeMap<String, Arc<BuildRecord>>,
+    ended: HashMap<String, Arc<BuildRecord>>,
+}
+
+impl History {
+    /// Reads the records.
+    pub(crate) fn open(
+        meta: Arc<Meta>,
+        content: Store,
+        limits: HistoryLimits,
+        describe: Option<DescribeError>,
+    ) -> Result<Self, MetaError> {
+        let ended = meta.all::<BuildRecord>(Table::History)?.into_iter().map(|(id, r)| (id, Arc::new(r))).collect();
+        let lists = Mutex::new(Lists { active: BTreeMap::new(), ended });
+        let history = Self { meta, content, limits, describe, lists, changes: broadcast::channel(BACKLOG).0 };
+        history.expire();
+        Ok(history)
+    }
+
+    /// Puts a build that begins on the list.
+    pub(crate) fn begin(self: &Arc<Self>, request: &BuildRequest, status: &Arc<BuildStatus>) -> Recording {
+        let record = BuildRecord::begin(request);
+        let shown = Arc::new(record.clone());
+        let mut lists = self.lists.lock();
+        lists.active.insert(record.id.clone(), shown.clone());
+        self.tell(HistoryEvent::Started(shown));
+        drop(lists);
+        let trace = request.trace.clone();
+        Recording { history: self.clone(), status: status.clone(), trace, record: Some(record) }
+    }
+
+    /// The record of an ended build.
+    pub fn get(&self, id: &str) -> Option<Arc<BuildRecord>> {
+        self.lists.lock().ended.get(id).cloned()
+    }
+
+    /// Everything that matches now, and changes from now on. Ended builds come newest first.
+    pub fn listen(self: &Arc<Self>, query: HistoryQuery) -> Result<HistoryListener, HistoryFilterError> {
+        let filters = Filters::parse(&query.filters)?;
+        // Subscribed first: a change between the two shows twice rather than never.
+        let changes = self.changes.subscribe();
+        Ok(HistoryListener { waiting: self.snapshot(&query, &filters), history: self.clone(), query, filters, changes })
+    }
+
+    fn snapshot(&self, query: &HistoryQuery, filters: &Filters) -> std::vec::IntoIter<HistoryEvent> {
+        let wanted = |r: &&Arc<BuildRecord>| (query.id.is_empty() || r.id == query.id) && filters.matches(r);
+        let lists = self.lists.lock();
+        let mut events: Vec<HistoryEvent> =
+            lists.active.values().filter(wanted).cloned().map(HistoryEvent::Started).collect();
+        if !query.active_only {
+            let mut ended: Vec<_> = lists.ended.values().filter(wanted).cloned().collect();
+            ended.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+            if query.limit > 0 {
+                ended.truncate(query.limit);
+            }
+            events.extend(ended.into_iter().map(HistoryEvent::Completed));
+        }
+        events.into_iter()
+    }
+
+    /// Keeps a record from expiring, or lets it expire again.
+    pub fn pin(&self, id: &str, pinned: bool) -> Result<(), NoRecord> {
+        let mut lists = self.lists.lock();
+        let record = lists.ended.get_mut(id).ok_or_else(|| NoRecord(id.to_owned()))?;
+        if record.pinned != pinned {
+            let changed = Arc::make_mut(record);
+            changed.pinned = pinned;
+            changed.generation += 1;
+            self.meta.put(Table::History, id, changed);
+            self.tell(HistoryEvent::Completed(record.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes the record of an ended build and what only it needs. An unknown one is gone already.
+    pub fn delete(&self, id: &str) {
+        let mut lists = self.lists.lock();
+        let Some(record) = lists.ended.remove(id) else { return };
+        self.meta.delete(Table::History, id);
+        self.tell(HistoryEvent::Deleted(id.to_owned()));
+        for blob in record.own_blobs() {
+            let needed = lists.ended.values().any(|r| r.own_blobs().any(|b| b.digest == blob.digest));
+            if !needed && let Err(error) = self.content.delete(&blob.digest) {
+                tracing::warn!(%error, digest = %blob.digest, "a blob of a deleted build record cannot be removed");
+            }
+        }
+    }
+
+    /// Blobs that belong to records alone: logs, traces, errors.
+    pub fn own_blobs(&self) -> Vec<Digest> {
+        let lists = self.lists.lock();
+        lists.ended.values().flat_map(|r| r.own_blobs().map(|b| b.digest.clone())).collect()
+    }
+
+    /// Documents of results that records point to.
+    pub(crate) fn results(&self) -> Vec<Descriptor> {
+        self.lists.lock().ended.values().flat_map(|r| r.results.values().cloned()).collect()
+    }
+
+    /// Removes what is too old.
+    fn expire(&self) {
+        let mut records: Vec<_> = self.lists.lock().ended.values().filter(|r| !r.pinned).cloned().collect();
+        records.sort_by_key(|r| std::cmp::Reverse(r.completed));
+        for record in records.iter().skip(self.limits.max_entries) {
+            let age = record.completed.and_then(|t| SystemTime::now().duration_since(t).ok());
+            if age.is_some_and(|age| age > self.limits.max_age) {
+                self.delete(&record.id);
+            }
+        }
+    }
+
+    fn tell(&self, event: HistoryEvent) {
+        self.changes.send(event).ok(); // fails only when nobody listens
+    }
+
+    fn store(&self, media_type: &str, bytes: &[u8]) -> Option<Descriptor> {
+        match self.content.put(bytes) {
+            Ok(digest) => Some(Descriptor::new(media_type, digest, bytes.len() as u64)),
+            Err(error) => {
+                tracing::warn!(%error, media_type, "a part of a build record cannot be stored");
+                None
+            }
+        }
+    }
+
+    /// Writes the log, the trace and the error of a build that has ended, then shows its record. Blocks.
+    fn complete(
+        &self,
+        mut record: BuildRecord,
+        status: &BuildStatus,
+        trace: Option<TraceContext>,
+        error: Option<&BuildError>,
+    ) {
+        record.completed = Some(SystemTime::now());
+        let vertices = status.vertices();
+        record.steps = StepCounts {
+            total: vertices.len(),
+            cached: vertices.iter().filter(|v| v.cached).count(),
+            completed: vertices.iter().filter(|v| v.completed.is_some()).count(),
+            warnings: status.warnings(),
+        };
+        record.log = self.store(media_types::LOG, &status_log::encode(status.items()));
+        record.error = error.map(|error| {
+            let status = self.describe.map(|describe| describe(error)).unwrap_or_default();
+            let blob =
+                if status.details.is_empty() { None } else { self.store(media_types::ERROR, &status.encode_to_vec()) };
+            RecordError { code: status.code, message: error.message.clone(), blob }
+        });
+        let spans = trace::encode(&record, &vertices, trace.as_ref());
+        record.trace = self.store(media_types::TRACE, &spans);
+        let record = Arc::new(record);
+        self.meta.put(Table::History, &record.id, &*record);
+        let mut lists = self.lists.lock();
+        lists.active.remove(&record.id);
+        lists.ended.insert(record.id.clone(), record.clone());
+        self.tell(HistoryEvent::Completed(record));
+        drop(lists);
+        self.expire();
+    }
+}
+
+/// The record of a build under way. Dropped before its end, the build counts as cancelled.
+pub(crate) struct Recording {
+    history: Arc<History>,
+    status: Arc<BuildStatus>,
+    trace: Option<TraceContext>,
+    record: Option<BuildRecord>,
+}
+
+impl Recording {
+    /// Keeps what the frontend said about the result.
+    pub fn result(&mut self, result: &BuildResult) {
+        if let Some(record) = &mut self.record {
+            let text = |v: &Vec<u8>| String::from_utf8_lossy(v).into_owned();
+            record.response = result.metadata.iter().map(|(k, v)| (k.clone(), text(v))).collect();
+        }
+    }
+
+    /// Keeps what an exporter made.
+    pub fn exported(&mut self, exporter: usize, descriptor: Descriptor) {
+        if let Some(record) = &mut self.record
+            && self.history.content.contains(&descriptor.digest)
+        {
+            record.results.insert(exporter, descriptor);
+        }
+    }
+
+    /// Ends the record. The build's log must have ended.
+    pub async fn complete(mut self, error: Option<BuildError>) {
+        let Some(record) = self.record.take() else { return };
+        let (history, status, trace) = (self.history.clone(), self.status.clone(), self.trace.take());
+        let work = move || history.complete(record, &status, trace, error.as_ref());
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!(%error, "writing a build record ended abnormally");
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let Some(record) = self.record.take() else { return };
+        self.status.close();
+        let (history, status, trace) = (self.history.clone(), self.status.clone(), self.trace.take());
+        let work = move || history.complete(record, &status, trace, Some(&BuildError::cancelled()));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(work)),
+            Err(_) => work(),
+        }
+    }
+}
+
+/// Shows the list and what happens to it.
+pub struct HistoryListener {
+    history: Arc<History>,
+    query: HistoryQuery,
+    filters: Filters,
+    waiting: std::vec::IntoIter<HistoryEvent>,
+    changes: broadcast::Receiver<HistoryEvent>,
+}
+
+impl HistoryListener {
+    /// The next of what was there at the beginning; `None` when all was shown.
+    pub fn present(&mut self) -> Option<HistoryEvent> {
+        self.waiting.next()
+    }
+
+    /// The next event, waiting for one; `None` when the engine is gone.
+    pub async fn next(&mut self) -> Option<HistoryEvent> {
+        loop {
+            if let Some(event) = self.waiting.next() {
+                return Some(event);
+            }
+            match self.changes.recv().await {
+                Ok(event) if self.wants(&event) => return Some(event),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.waiting = self.history.snapshot(&self.query, &self.filters);
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn wants(&self, event: &HistoryEvent) -> bool {
+        if !self.query.id.is_empty() && self.query.id != event.id() {
+            return false;
+        }
+        match event {
+            HistoryEvent::Started(record) | HistoryEvent::Completed(record) => self.filters.matches(record),
+            HistoryEvent::Deleted(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(dir: &std::path::Path, limits: HistoryLimits) -> Arc<History> {
+        let meta = Arc::new(Meta::open(&dir.join("meta")).unwrap());
+        let content = Store::open(dir.join("content")).unwrap();
+        Arc::new(History::open(meta, content, limits, None).unwrap())
+    }
+
+    fn run(history: &Arc<History>, id: &str, error: Option<&str>) {
+        let status = Arc::new(BuildStatus::default());
+        let request = BuildRequest { id: id.to_owned(), ..BuildRequest::default() };
+        let mut recording = history.begin(&request, &status);
+        status.close();
+        let record = recording.record.take().unwrap();
+        history.complete(record, &status, None, error.map(BuildError::refused).as_ref());
+    }
+
+    fn list(history: &Arc<History>, query: HistoryQuery) -> String {
+        let mut listener = history.listen(query).unwrap();
+        let mut shown = Vec::new();
+        while let Some(event) = listener.present() {
+            shown.push(match event {
+                HistoryEvent::Started(r) => format!("started {}", r.id),
+                HistoryEvent::Completed(r) => format!("completed {}", r.id),
+                HistoryEvent::Deleted(id) => format!("deleted {id}"),
+            });
+        }
+        shown.join(", ")
+    }
+
+    #[test]
+    fn running_builds_come_first_then_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = history(dir.path(), HistoryLimits::default());
+        run(&history, "a", None);
+        run(&history, "b", Some("no"));
+        let status = Arc::new(BuildStatus::default());
+        let request = BuildRequest { id: "c".to_owned(), ..BuildRequest::default() };
+        let running = history.begin(&request, &status);
+        assert_eq!(list(&history, HistoryQuery::default()), "started c, completed b, completed a");
+        let active = HistoryQuery { active_only: true, ..HistoryQuery::default() };
+        assert_eq!(list(&history, active), "started c");
+        let newest = HistoryQuery { limit: 1, filters: vec!["status!=running".into()], ..HistoryQuery::default() };
+        assert_eq!(list(&history, newest), "completed b");
+        let unknown = HistoryQuery { id: "x".into(), ..HistoryQuery::default() };
+        assert_eq!(list(&history, unknown), "");
+        drop(running);
+        let cancelled = HistoryQuery { filters: vec!["status=canceled".into()], ..HistoryQuery::default() };
+        assert_eq!(list(&history, cancelled), "completed c");
+    }
+
+    #[test]
+    fn a_deleted_record_takes_its_blobs_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = history(dir.path(), HistoryLimits::default());
+        run(&history, "a", None);
+        let trace = history.get("a").unwrap().trace.clone().unwrap();
+        assert!(history.content.contains(&trace.digest));
+        history.delete("a");
+        assert!(history.get("a").is_none());
+        assert!(!history.content.contains(&trace.digest));
+        history.delete("a");
+    }
+
+    #[test]
+    fn records_expire_unless_pinned_and_survive_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = history(dir.path(), HistoryLimits::default());
+        ["a", "b", "c"].map(|id| run(&long, id, None));
+        long.pin("a", true).unwrap();
+        assert!(long.pin("x", true).is_err());
+        long.meta.flush();
+        drop(long);
+        let short = history(dir.path(), HistoryLimits { max_age: Duration::ZERO, max_entries: 1 });
+        assert_eq!(list(&short, HistoryQuery::default()), "completed c, completed a");
+        assert_eq!(short.get("a").unwrap().generation, 1);
+    }
+
+    #[tokio::test]
+    async fn listeners_see_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = history(dir.path(), HistoryLimits::default());
+        let mut listener = history.listen(HistoryQuery { id: "b".into(), ..HistoryQuery::default() }).unwrap();
+        run(&history, "a", None);
+        run(&history, "b", None);
+        history.delete("b");
+        let mut shown = Vec::new();
+        for _ in 0..3 {
+            shown.push(match listener.next().await.unwrap() {
+                HistoryEvent::Started(r) => format!("started {}", r.id),
+                HistoryEvent::Completed(r) => format!("completed {}", r.id),
+                HistoryEvent::Deleted(id) => format!("deleted {id}"),
+            });
+        }
+        assert_eq!(shown, ["started b", "completed b", "deleted b"]);
+    }
+}
