@@ -13,6 +13,7 @@ use crate::{
     layer_store::LayerStore,
     locals::Locals,
     meta::{Meta, MetaError, Table},
+    policy::SourcePolicy,
     status::{BuildStatus, StatusReader},
     status_log::RecordedLog,
     usage::GcPolicy,
@@ -85,6 +86,9 @@ pub enum OpenError {
     /// No way to keep snapshots.
     #[error("cannot keep snapshots: {0}")]
     Snapshots(#[source] cooper_snapshot::Error),
+    /// The directories of downloads and repositories.
+    #[error("cannot keep what is known of sources: {0}")]
+    Sources(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No way to run steps.
     #[error("cannot run build steps: {0}")]
     Sandbox(#[source] cooper_sandbox::Error),
@@ -153,6 +157,8 @@ pub struct BuildRequest {
     pub internal: bool,
     /// The client's span, under which the build's own are recorded.
     pub trace: Option<TraceContext>,
+    /// Which sources the build may use.
+    pub policy: SourcePolicy,
 }
 
 /// What a client learns when its build has succeeded.
@@ -188,6 +194,8 @@ mod layout {
     pub const LOCALS: &str = "locals";
     pub const INDEXES: &str = "indexes";
     pub const SANDBOX: &str = "sandbox";
+    pub const HTTP: &str = "http";
+    pub const GIT: &str = "git";
     pub const SCRATCH: &str = "tmp";
 }
 
@@ -215,8 +223,12 @@ impl Engine {
         if let Some(n) = config.registry_concurrency {
             options.max_concurrency = n;
         }
+        let http = cooper_source::http::HttpSource::open(content.clone(), &root.join(layout::HTTP));
+        let git = cooper_source::git::GitSource::open(root.join(layout::GIT));
         let worker = Arc::new(Worker {
             layers,
+            http: http.map_err(|e| OpenError::Sources(e.into()))?,
+            git: git.map_err(|e| OpenError::Sources(e.into()))?,
             sandbox: Arc::new(sandbox),
             sessions: Sessions::new(),
             registry: Registry::new(config.registries, options),
@@ -308,7 +320,10 @@ impl Engine {
             )));
         }
         let exporters = request.exporters.iter().map(Exporter::parse).collect::<Result<Vec<_>, _>>()?;
-        let data = BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
+        request.policy.validate()?;
+        let mut data =
+            BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
+        data.policy = request.policy.clone();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
         let result = if driven {
@@ -320,6 +335,7 @@ impl Engine {
                     frontend: request.frontend,
                     request: request.request,
                     evaluate: true,
+                    policies: Vec::new(),
                 })
                 .await?
         };
