@@ -343,6 +343,18 @@ impl Bridge {
         self.image_config(allowed, options).await
     }
 
+    /// What policies put in place of a source that a frontend is about to use; as a rule the source itself.
+    pub async fn replaced_source(
+        &self,
+        mut source: pb::SourceOp,
+        platform: Option<&Platform>,
+    ) -> Result<pb::SourceOp, BuildError> {
+        let platform = platform.map(cooper_llb::platform_to_pb);
+        let checked = self.check_source(&mut source, platform, &[]).await;
+        checked.map_err(|e| e.context("could not resolve image due to policy"))?;
+        Ok(source)
+    }
+
     /// The config of an image, policies apart.
     pub(crate) async fn image_config(
         &self,

@@ -3,7 +3,7 @@
 use super::{context, options::Request};
 use cooper_dockerfile::lower::{ContextRequest, Files, NamedContext, context_key};
 use cooper_engine::{Bridge, BuildError, FailureClass, bridge::ResolveOptions};
-use cooper_llb::{Http, Image, Local, Meta, OciLayout, Output};
+use cooper_llb::{Http, Image, Local, Meta, OciLayout, Output, pb};
 use cooper_oci::{ImageConfig, ImageRef, Platform};
 use std::collections::BTreeMap;
 
@@ -11,16 +11,19 @@ use std::collections::BTreeMap;
 const SCRATCH: &str = "scratch";
 /// The metadata of inputs that is an image config.
 const CONFIG: &str = "containerimage.config";
+const IMAGE_SCHEME: &str = "docker-image://";
+/// So often may policies put one source in place of another.
+const MAX_REPLACEMENTS: usize = 10;
 const IGNORE_FILE: &str = ".dockerignore";
 
 /// A context that an option defines.
-struct Defined<'a> {
+struct Defined {
     /// The name in the option, perhaps with a platform.
     key: String,
     /// The name alone.
     name: String,
-    /// What the option says.
-    value: &'a str,
+    /// What the option says, or what policies put in its place.
+    value: String,
 }
 
 /// Whether an option defines the context, for this platform or for all.
@@ -28,12 +31,12 @@ pub fn exists(request: &Request, name: &str, platform: &Platform) -> bool {
     find(request, name, platform).is_some()
 }
 
-fn find<'a>(request: &'a Request, name: &str, platform: &Platform) -> Option<Defined<'a>> {
+fn find(request: &Request, name: &str, platform: &Platform) -> Option<Defined> {
     let name = context_key(name)?;
     let for_platform = format!("{name}::{}", platform.clone().normalized());
     [for_platform, name.clone()].into_iter().find_map(|key| {
         let value = request.opts.get(&format!("context:{key}"))?;
-        Some(Defined { key, name: name.clone(), value })
+        Some(Defined { key, name: name.clone(), value: value.clone() })
     })
 }
 
@@ -47,30 +50,60 @@ fn files(output: Output) -> NamedContext {
 
 /// Opens a context that [`exists`].
 pub async fn open(bridge: &Bridge, request: &Request, wanted: &ContextRequest) -> Result<NamedContext, BuildError> {
-    let found = find(request, &wanted.name, &wanted.platform)
+    let mut found = find(request, &wanted.name, &wanted.platform)
         .ok_or_else(|| invalid(format!("there is no named context {}", wanted.name)))?;
-    let (kind, rest) = found
-        .value
-        .split_once(':')
-        .ok_or_else(|| invalid(format!("invalid context specifier {} for {}", found.value, found.key)))?;
-    let rest_of_url = rest.strip_prefix("//").unwrap_or(rest);
+    for _ in 0..=MAX_REPLACEMENTS {
+        match replacement(bridge, &found, wanted).await? {
+            Some(other) => found.value = other,
+            None => return open_as_is(bridge, request, &found, wanted).await,
+        }
+    }
+    Err(invalid(format!(
+        "context recursion limit exceeded; this may indicate a cycle in the provided source policies: {}",
+        found.value
+    )))
+}
+
+/// What policies put in place of an image, when that is no image.
+async fn replacement(bridge: &Bridge, found: &Defined, wanted: &ContextRequest) -> Result<Option<String>, BuildError> {
+    let Some(reference) = found.value.strip_prefix("docker-image:") else { return Ok(None) };
+    let reference = reference.trim_start_matches("//");
+    if reference == SCRATCH {
+        return Ok(None);
+    }
+    let reference = image_reference(found, reference)?;
+    let source = pb::SourceOp { identifier: format!("{IMAGE_SCHEME}{reference}"), ..pb::SourceOp::default() };
+    let replaced = bridge.replaced_source(source, Some(&wanted.platform)).await?;
+    Ok((!replaced.identifier.starts_with(IMAGE_SCHEME)).then_some(replaced.identifier))
+}
+
+async fn open_as_is(
+    bridge: &Bridge,
+    request: &Request,
+    found: &Defined,
+    wanted: &ContextRequest,
+) -> Result<NamedContext, BuildError> {
+    let value = found.value.as_str();
+    let (kind, rest) =
+        value.split_once(':').ok_or_else(|| invalid(format!("invalid context specifier {value} for {}", found.key)))?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
     match kind {
         // `git@host:path` needs no protocol.
         _ if kind == "git" || kind.starts_with("git@") => {
-            let repository = context::git(found.value, false, false)?;
-            repository.map(files).ok_or_else(|| invalid(format!("invalid git context {}", found.value)))
+            let repository = context::git(value, false, false)?;
+            repository.map(files).ok_or_else(|| invalid(format!("invalid git context {value}")))
         }
-        "docker-image" => image(bridge, &found, rest_of_url, wanted).await,
         "http" | "https" => {
-            if let Some(repository) = context::git(found.value, false, false)? {
+            if let Some(repository) = context::git(value, false, false)? {
                 return Ok(files(repository));
             }
             let download = Http { filename: Some("context".to_owned()), ..Http::default() };
-            Ok(files(download.output(found.value, shown(&found, found.value))))
+            Ok(files(download.output(value, shown(found, value))))
         }
-        "oci-layout" => layout(bridge, request, &found, rest_of_url, wanted).await,
-        "local" => local(bridge, request, &found, rest).await,
-        "input" => input(request, &found, rest),
+        "docker-image" => image(bridge, found, rest, wanted).await,
+        "oci-layout" => layout(bridge, request, found, rest, wanted).await,
+        "local" => local(bridge, request, found, rest).await,
+        "input" => input(request, found, rest),
         "target" => Err(invalid(format!(
             "context {} is another target ({rest}), which only a client can build: it must hand over the result as an \
              input",
@@ -80,11 +113,17 @@ pub async fn open(bridge: &Bridge, request: &Request, wanted: &ContextRequest) -
     }
 }
 
-fn shown(found: &Defined<'_>, what: &str) -> Meta {
+fn image_reference(found: &Defined, reference: &str) -> Result<ImageRef, BuildError> {
+    let parsed: Result<ImageRef, _> = reference.parse();
+    let parsed = parsed.map_err(|e| invalid(format!("invalid image {reference:?} for {}: {e}", found.key)))?;
+    Ok(parsed.with_default_tag())
+}
+
+fn shown(found: &Defined, what: &str) -> Meta {
     Meta::named(format!("[context {}] {what}", found.key))
 }
 
-fn parse_config(found: &Defined<'_>, config: &[u8]) -> Result<ImageConfig, BuildError> {
+fn parse_config(found: &Defined, config: &[u8]) -> Result<ImageConfig, BuildError> {
     let parsed: ImageConfig = serde_json::from_slice(config)
         .map_err(|e| invalid(format!("failed to parse image config for {}: {e}", found.key)))?;
     Ok(ImageConfig { created: None, ..parsed })
@@ -92,16 +131,14 @@ fn parse_config(found: &Defined<'_>, config: &[u8]) -> Result<ImageConfig, Build
 
 async fn image(
     bridge: &Bridge,
-    found: &Defined<'_>,
+    found: &Defined,
     reference: &str,
     wanted: &ContextRequest,
 ) -> Result<NamedContext, BuildError> {
     if reference == SCRATCH {
         return Ok(files(Output::scratch()));
     }
-    let parsed: ImageRef =
-        reference.parse().map_err(|e| invalid(format!("invalid image {reference:?} for {}: {e}", found.key)))?;
-    let parsed = parsed.with_default_tag();
+    let parsed = image_reference(found, reference)?;
     let options = ResolveOptions {
         platform: Some(wanted.platform.clone()),
         mode: wanted.resolve_mode.clone(),
@@ -114,14 +151,16 @@ async fn image(
     let source =
         Image { resolve_mode: if mode == "default" { String::new() } else { mode.to_owned() }, ..Image::default() };
     let meta = shown(found, reference).on(&wanted.platform);
-    let output = source.output(&parsed.with_digest(resolved.digest), meta);
+    // Policies may have chosen another image.
+    let chosen = image_reference(found, &resolved.reference)?.with_digest(resolved.digest);
+    let output = source.output(&chosen, meta);
     Ok(NamedContext { files: Files::Output(output), image: Some(image) })
 }
 
 async fn layout(
     bridge: &Bridge,
     request: &Request,
-    found: &Defined<'_>,
+    found: &Defined,
     address: &str,
     wanted: &ContextRequest,
 ) -> Result<NamedContext, BuildError> {
@@ -156,7 +195,7 @@ async fn layout(
 async fn local(
     bridge: &Bridge,
     request: &Request,
-    found: &Defined<'_>,
+    found: &Defined,
     directory: &str,
 ) -> Result<NamedContext, BuildError> {
     let ignore = Local {
@@ -178,7 +217,7 @@ async fn local(
 }
 
 /// A definition that came with the request, perhaps with an image config.
-fn input(request: &Request, found: &Defined<'_>, name: &str) -> Result<NamedContext, BuildError> {
+fn input(request: &Request, found: &Defined, name: &str) -> Result<NamedContext, BuildError> {
     let definition = request.inputs()?.get(name);
     let definition = definition.ok_or_else(|| invalid(format!("invalid input {name} for {}", found.key)))?;
     let output = Output::from_definition(definition.clone())?;
