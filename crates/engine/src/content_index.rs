@@ -36,7 +36,9 @@ impl Worker {
                     Ok(digest) => digester.update_field(digest.as_str()),
                     Err(error) => {
                         let layer = tree.layers().last().map(|l| l.id.to_string()).unwrap_or_default();
-                        return Err(StepError::while_doing(format!("failed to calculate checksum of ref {layer}"))(error));
+                        return Err(StepError::while_doing(format!(
+                            "failed to compute cache key: failed to calculate checksum of ref {layer}"
+                        ))(error));
                     }
                 }
             }

@@ -70,7 +70,7 @@ pub fn messages(items: Vec<StatusItem>) -> VecDeque<control::StatusResponse> {
         match item {
             StatusItem::Vertex(v) => message.vertexes.push(vertex(v)),
             StatusItem::Status(vertex, s) => message.statuses.push(control::VertexStatus {
-                name: s.id.clone(),
+                name: action(&s.id).to_owned(),
                 id: s.id,
                 vertex: vertex.to_string(),
                 current: s.current,
@@ -107,6 +107,11 @@ pub fn messages(items: Vec<StatusItem>) -> VecDeque<control::StatusResponse> {
         messages.push_back(message);
     }
     messages
+}
+
+/// What is being done, apart from what it is done to: `transferring` of `transferring context:`.
+fn action(id: &str) -> &str {
+    id.strip_suffix(':').and_then(|id| id.split_once(' ')).map_or(id, |(action, _)| action)
 }
 
 fn vertex(v: VertexStatus) -> control::Vertex {

@@ -2,7 +2,7 @@
 
 use crate::{
     dockerfile::{self, Options, has_named_context},
-    images,
+    images::{self, Policy},
 };
 use async_trait::async_trait;
 use cooper_engine::{Bridge, BuildError, BuildResult, FailureClass, Frontend, FrontendRequest, bridge::SolveRequest};
@@ -15,7 +15,11 @@ pub const SOURCE: &str = "source";
 pub const CMDLINE: &str = "cmdline";
 
 /// Finds the frontend that an image stands for.
-pub struct Gateway;
+#[derive(Debug, Clone, Default)]
+pub struct Gateway {
+    /// Which images.
+    pub policy: Policy,
+}
 
 #[async_trait]
 impl Frontend for Gateway {
@@ -29,9 +33,10 @@ impl Frontend for Gateway {
             return Err(invalid("development gateway is no longer supported"));
         }
         let source = request.opts.get(SOURCE).cloned().ok_or_else(|| invalid("no source specified for gateway"))?;
+        self.policy.check(&source)?;
         let builtin = source == dockerfile::NAME || {
             let options = Options::parse(request.clone(), bridge)?;
-            images::is_builtin(&source) && !has_named_context(&options, &source, &images::platform(bridge))
+            self.policy.stands_in_for(&source) && !has_named_context(&options, &source, &images::platform(bridge))
         };
         if !builtin {
             let message = format!(

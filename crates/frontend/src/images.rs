@@ -1,13 +1,49 @@
 //! Frontend images that the built-in frontend stands in for.
 
-use cooper_engine::{Bridge, BuildError};
+use cooper_engine::{Bridge, BuildError, FailureClass};
 use cooper_oci::{ImageRef, Platform};
+
+/// Which frontend images are built with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether the built-in frontend answers for images of the same language.
+    pub stand_in: bool,
+    /// Repositories that frontend images may come from; none: any.
+    pub allowed: Vec<String>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { stand_in: true, allowed: Vec::new() }
+    }
+}
+
+impl Policy {
+    /// Whether the built-in frontend answers for an image.
+    pub fn stands_in_for(&self, image: &str) -> bool {
+        self.stand_in && is_builtin(image)
+    }
+
+    /// Refuses images from repositories that are not allowed.
+    pub fn check(&self, image: &str) -> Result<(), BuildError> {
+        if self.allowed.is_empty() {
+            return Ok(());
+        }
+        let full = |text: &str| text.parse::<ImageRef>().ok().map(|image| image.untagged().repository());
+        let wanted = full(image);
+        if wanted.is_some() && self.allowed.iter().any(|allowed| full(allowed) == wanted) {
+            return Ok(());
+        }
+        let message = format!("'{image}' is not an allowed gateway source");
+        Err(BuildError::new(FailureClass::InvalidArgument, message))
+    }
+}
 
 /// Repositories of the Dockerfile frontend: the released one, and those with what is to come.
 const DOCKERFILE: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
 
 /// Whether the built-in frontend does what the image does.
-pub fn is_builtin(image: &str) -> bool {
+fn is_builtin(image: &str) -> bool {
     let Ok(reference) = image.parse::<ImageRef>() else { return false };
     reference.digest().is_none() && DOCKERFILE.contains(&reference.untagged().familiar().as_str())
 }
@@ -43,5 +79,26 @@ mod tests {
         ] {
             assert_eq!(is_builtin(image), builtin, "{image}");
         }
+        let never = Policy { stand_in: false, ..Policy::default() };
+        assert!(!never.stands_in_for("docker/dockerfile"));
+    }
+
+    #[test]
+    fn repositories_may_be_limited() {
+        let policy =
+            Policy { allowed: vec!["docker/dockerfile".into(), "example.com/a/b".into()], ..Policy::default() };
+        for (image, allowed) in [
+            ("docker/dockerfile:1", true),
+            ("docker.io/docker/dockerfile", true),
+            ("example.com/a/b:2", true),
+            ("example.com/a/c", false),
+            ("dockerfile.v0", false),
+            ("A", false),
+        ] {
+            assert_eq!(policy.check(image).is_ok(), allowed, "{image}");
+        }
+        let message = policy.check("a/b").unwrap_err().message;
+        assert_eq!(message, "'a/b' is not an allowed gateway source");
+        assert!(Policy::default().check("a/b").is_ok());
     }
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Everything that is known about a build once its Dockerfile is there.
-pub struct Session<'a> {
+pub struct Prepared<'a> {
     pub bridge: &'a Bridge,
     pub request: &'a Request,
     pub main: &'a MainContext,
@@ -28,7 +28,7 @@ pub struct Session<'a> {
     pub source: &'a Arc<Source>,
 }
 
-impl Session<'_> {
+impl Prepared<'_> {
     /// The file, as errors and warnings refer to it.
     pub fn origin(&self) -> Origin<'_> {
         Origin { source: self.source, files: self.files }
@@ -62,7 +62,7 @@ impl Session<'_> {
         let options = self.request.lower_options(platform, self.main, self.files);
         let options = lower::Options { all_stages, ..options };
         let resolver = Resolver { bridge: self.bridge, request: self.request, main: self.main };
-        lower::lower(dockerfile, &options, &resolver).await
+        Box::pin(lower::lower(dockerfile, &options, &resolver)).await
     }
 
     /// Builds for every platform asked for.

@@ -16,9 +16,9 @@ mod syntax;
 mod timestamp;
 mod warnings;
 
-use crate::images;
+use crate::images::{self, Policy};
 use async_trait::async_trait;
-use build::Session;
+use build::Prepared;
 use context::MainContext;
 use cooper_dockerfile::Source;
 use cooper_engine::{Bridge, BuildError, BuildResult, Frontend, FrontendRequest};
@@ -33,7 +33,11 @@ pub(crate) use options::Request as Options;
 pub const NAME: &str = "dockerfile.v0";
 
 /// The built-in Dockerfile frontend.
-pub struct Dockerfile;
+#[derive(Debug, Clone, Default)]
+pub struct Dockerfile {
+    /// Which other frontends it answers for.
+    pub policy: Policy,
+}
 
 #[async_trait]
 impl Frontend for Dockerfile {
@@ -57,7 +61,7 @@ impl Frontend for Dockerfile {
         let source = Arc::new(Source::from_bytes(&main.filename, &files.dockerfile));
         let origin = Origin { source: &source, files: &files };
         if let Some(syntax) = syntax::wanted(&request, &source) {
-            if !images::is_builtin(&syntax.image)
+            if !self.policy.stands_in_for(&syntax.image)
                 || has_named_context(&request, &syntax.image, &images::platform(bridge))
             {
                 return syntax.forward(bridge, asked, &origin).await;
@@ -67,10 +71,10 @@ impl Frontend for Dockerfile {
         if let Err(unknown) = forwardable {
             return Err(unknown.error());
         }
-        let session = Session { bridge, request: &request, main: &main, files: &files, source: &source };
+        let prepared = Prepared { bridge, request: &request, main: &main, files: &files, source: &source };
         match request.opts.get(requests::KEY) {
-            Some(id) => requests::answer(&session, id).await,
-            None => session.build().await,
+            Some(id) => requests::answer(&prepared, id).await,
+            None => prepared.build().await,
         }
     }
 }

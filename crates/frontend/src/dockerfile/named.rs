@@ -55,7 +55,7 @@ pub async fn open(bridge: &Bridge, request: &Request, wanted: &ContextRequest) -
     for _ in 0..=MAX_REPLACEMENTS {
         match replacement(bridge, &found, wanted).await? {
             Some(other) => found.value = other,
-            None => return open_as_is(bridge, request, &found, wanted).await,
+            None => return Box::pin(open_as_is(bridge, request, &found, wanted)).await,
         }
     }
     Err(invalid(format!(
@@ -100,8 +100,8 @@ async fn open_as_is(
             let download = Http { filename: Some("context".to_owned()), ..Http::default() };
             Ok(files(download.output(value, shown(found, value))))
         }
-        "docker-image" => image(bridge, found, rest, wanted).await,
-        "oci-layout" => layout(bridge, request, found, rest, wanted).await,
+        "docker-image" => Box::pin(image(bridge, found, rest, wanted)).await,
+        "oci-layout" => Box::pin(layout(bridge, request, found, rest, wanted)).await,
         "local" => local(bridge, request, found, rest).await,
         "input" => input(request, found, rest),
         "target" => Err(invalid(format!(
@@ -145,7 +145,7 @@ async fn image(
         log_name: Some(format!("[context {}] load metadata for {reference}", found.key)),
         ..ResolveOptions::default()
     };
-    let resolved = bridge.resolve_image_config(&parsed.to_string(), &options).await?;
+    let resolved = Box::pin(bridge.resolve_image_config(&parsed.to_string(), &options)).await?;
     let image = parse_config(found, &resolved.config)?;
     let mode = wanted.resolve_mode.as_str();
     let source =
@@ -184,7 +184,7 @@ async fn layout(
         layout: Some((request.session.clone().unwrap_or_default(), store.to_owned())),
         ..ResolveOptions::default()
     };
-    let resolved = bridge.resolve_image_config(&name.to_string(), &options).await?;
+    let resolved = Box::pin(bridge.resolve_image_config(&name.to_string(), &options)).await?;
     let image = parse_config(found, &resolved.config)?;
     let source = OciLayout { session: request.session.clone(), store: Some(store.to_owned()), layer_limit: None };
     let output = source.output(&name, shown(found, "OCI load from client").on(&wanted.platform));
@@ -233,4 +233,55 @@ fn input(request: &Request, found: &Defined, name: &str) -> Result<NamedContext,
         }
     };
     Ok(NamedContext { files: Files::Output(output), image })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_found_by_short_names_and_platforms() {
+        let opts = [
+            ("context:busybox", "docker-image://a"),
+            ("context:busybox::linux/arm64", "docker-image://b"),
+            ("context:docker/dockerfile:1", "docker-image://c"),
+            ("context:base", "local:dir"),
+        ];
+        let opts = opts.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let request = Request::of(opts, BTreeMap::new());
+        let found = |name: &str, platform: &str| {
+            let found = find(&request, name, &platform.parse().unwrap())?;
+            Some(format!("{} {}", found.key, found.value))
+        };
+        for (name, platform, expected) in [
+            ("busybox", "linux/amd64", Some("busybox docker-image://a")),
+            ("docker.io/library/busybox:latest", "linux/amd64", Some("busybox docker-image://a")),
+            ("busybox", "linux/arm64/v8", Some("busybox::linux/arm64 docker-image://b")),
+            ("busybox:1", "linux/amd64", None),
+            ("docker/dockerfile:1", "linux/amd64", Some("docker/dockerfile:1 docker-image://c")),
+            ("base", "linux/amd64", Some("base local:dir")),
+            ("Not a name", "linux/amd64", None),
+        ] {
+            assert_eq!(found(name, platform).as_deref(), expected, "{name} {platform}");
+        }
+    }
+
+    #[test]
+    fn inputs_bring_configs() {
+        let definition = Output::scratch();
+        let made = cooper_llb::file(
+            &definition,
+            vec![cooper_llb::Action::Mkdir(cooper_llb::Mkdir { path: "/a".into(), mode: 0o755, ..Default::default() })],
+            Meta::default(),
+        );
+        let inputs = BTreeMap::from([("base::linux/arm64".to_owned(), made.marshal().unwrap())]);
+        let metadata = r#"{"containerimage.config":"eyJvcyI6ImxpbnV4IiwiYXJjaGl0ZWN0dXJlIjoiYXJtNjQiLCJjb25maWciOnsiRW52IjpbIkE9YiJdfX0="}"#;
+        let opts = BTreeMap::from([("input-metadata:base::linux/arm64".to_owned(), metadata.to_owned())]);
+        let request = Request::of(opts, inputs);
+        let named = |name: &str| Defined { key: "base".into(), name: "base".into(), value: format!("input:{name}") };
+        let found = input(&request, &named("base::linux/arm64"), "base::linux/arm64").unwrap();
+        assert_eq!(found.image.unwrap().config.env, ["A=b"]);
+        let missing = input(&request, &named("other"), "other").unwrap_err();
+        assert_eq!(missing.message, "invalid input other for base");
+    }
 }

@@ -48,7 +48,7 @@ impl Request {
         build_platforms: Vec<Platform>,
         session: Option<String>,
     ) -> Result<Self, BuildError> {
-        let mut request = Self { opts, inputs, build_platforms, session, ..Self::default() };
+        let mut request = Self { opts, session, inputs, build_platforms, ..Self::default() };
         if !request.opt("override-copy-image").is_empty() {
             return Err(invalid("support for \"override-copy-image\" was removed in BuildKit 0.11".to_owned()));
         }
@@ -72,6 +72,12 @@ impl Request {
         request.resources =
             limits::resources(&request.opts).map_err(|e| invalid(format!("failed to parse resource limits: {e}")))?;
         Ok(request)
+    }
+
+    /// A request with nothing but these.
+    #[cfg(test)]
+    pub fn of(opts: BTreeMap<String, String>, inputs: BTreeMap<String, pb::Definition>) -> Self {
+        Self { opts, inputs, ..Self::default() }
     }
 
     fn wants_keys(&self) -> Result<bool, BuildError> {

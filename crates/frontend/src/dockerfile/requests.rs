@@ -1,6 +1,6 @@
 //! Subrequests: answers about the file instead of a build of it.
 
-use super::{build::Session, caps, options::Request};
+use super::{build::Prepared, caps, options::Request};
 use cooper_dockerfile::{
     Range,
     lint::Linter,
@@ -21,12 +21,12 @@ pub fn without_file(request: &Request) -> Option<BuildResult> {
 }
 
 /// Answers a request.
-pub async fn answer(session: &Session<'_>, id: &str) -> Result<BuildResult, BuildError> {
+pub async fn answer(prepared: &Prepared<'_>, id: &str) -> Result<BuildResult, BuildError> {
     match id {
-        names::OUTLINE => outline(session).await,
-        names::TARGETS => targets(session),
-        names::LINT => lint(session).await,
-        names::CONVERT_LLB => convert(session).await,
+        names::OUTLINE => outline(prepared).await,
+        names::TARGETS => targets(prepared),
+        names::LINT => lint(prepared).await,
+        names::CONVERT_LLB => convert(prepared).await,
         unknown => Err(caps::named_error(format!("unsupported request {unknown}"), "Subrequest", unknown)),
     }
 }
@@ -36,50 +36,50 @@ fn result(answer: &Answer) -> BuildResult {
     BuildResult { metadata: metadata.collect(), ..BuildResult::default() }
 }
 
-async fn outline(session: &Session<'_>) -> Result<BuildResult, BuildError> {
-    let origin = session.origin();
-    let dockerfile = session.parse()?.into_result().map_err(|e| origin.parse_error(&e))?;
-    let lowered = session.lower(&dockerfile, None, false).await.map_err(|e| origin.lowering_error(&e))?;
-    Ok(result(&subrequest::outline(session.source, &lowered.outline)))
+async fn outline(prepared: &Prepared<'_>) -> Result<BuildResult, BuildError> {
+    let origin = prepared.origin();
+    let dockerfile = prepared.parse()?.into_result().map_err(|e| origin.parse_error(&e))?;
+    let lowered = prepared.lower(&dockerfile, None, false).await.map_err(|e| origin.lowering_error(&e))?;
+    Ok(result(&subrequest::outline(prepared.source, &lowered.outline)))
 }
 
-fn targets(session: &Session<'_>) -> Result<BuildResult, BuildError> {
-    let dockerfile = session.parse()?.into_result().map_err(|e| session.origin().parse_error(&e))?;
+fn targets(prepared: &Prepared<'_>) -> Result<BuildResult, BuildError> {
+    let dockerfile = prepared.parse()?.into_result().map_err(|e| prepared.origin().parse_error(&e))?;
     Ok(result(&subrequest::targets(&dockerfile)))
 }
 
 /// An error is a part of this answer, too.
-async fn lint(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+async fn lint(prepared: &Prepared<'_>) -> Result<BuildResult, BuildError> {
     let mut linter = Linter::default();
-    let error = match session.linter() {
+    let error = match prepared.linter() {
         Ok(configured) => {
             linter = configured;
-            judge(session, &mut linter).await.err()
+            judge(prepared, &mut linter).await.err()
         }
         Err(error) => Some((error.message, Vec::new())),
     };
-    let answer = LintAnswer::new(session.source, linter.warnings(), error);
+    let answer = LintAnswer::new(prepared.source, linter.warnings(), error);
     Ok(result(&answer.answer()))
 }
 
 /// Collects warnings; the error is that of a build.
-async fn judge(session: &Session<'_>, linter: &mut Linter) -> Result<(), (String, Vec<Range>)> {
-    let parsed = session.parse().map_err(|e| (e.message, Vec::new()))?;
+async fn judge(prepared: &Prepared<'_>, linter: &mut Linter) -> Result<(), (String, Vec<Range>)> {
+    let parsed = prepared.parse().map_err(|e| (e.message, Vec::new()))?;
     linter.check_syntax(&parsed);
     let dockerfile = parsed.into_result().map_err(|e| (e.to_string(), e.first().ranges()))?;
     // Without a target, every stage is judged.
-    let all_stages = session.request.opt("target").is_empty();
-    let lowered = session.lower(&dockerfile, None, all_stages).await.map_err(|e| (e.to_string(), e.ranges))?;
+    let all_stages = prepared.request.opt("target").is_empty();
+    let lowered = prepared.lower(&dockerfile, None, all_stages).await.map_err(|e| (e.to_string(), e.ranges))?;
     for finding in &lowered.findings {
         linter.add(&dockerfile, finding);
     }
     linter.error().map_or(Ok(()), |error| Err((error.to_string(), Vec::new())))
 }
 
-async fn convert(session: &Session<'_>) -> Result<BuildResult, BuildError> {
-    let origin = session.origin();
-    let dockerfile = session.parse()?.into_result().map_err(|e| origin.parse_error(&e))?;
-    let lowered = session.lower(&dockerfile, None, false).await.map_err(|e| origin.lowering_error(&e))?;
+async fn convert(prepared: &Prepared<'_>) -> Result<BuildResult, BuildError> {
+    let origin = prepared.origin();
+    let dockerfile = prepared.parse()?.into_result().map_err(|e| origin.parse_error(&e))?;
+    let lowered = prepared.lower(&dockerfile, None, false).await.map_err(|e| origin.lowering_error(&e))?;
     let json = cooper_llb::json::definition(&lowered.output.marshal()?)?;
     let metadata = BTreeMap::from([
         ("result.json".to_owned(), format!("{json:#}").into_bytes()),

@@ -21,7 +21,7 @@ impl MetaResolver for Resolver<'_> {
     }
 
     async fn context(&self, request: ContextRequest) -> Result<NamedContext, ResolveError> {
-        Ok(named::open(self.bridge, self.request, &request).await?)
+        Ok(Box::pin(named::open(self.bridge, self.request, &request)).await?)
     }
 
     async fn image(&self, request: ImageRequest) -> Result<ImageMeta, ResolveError> {
@@ -31,7 +31,7 @@ impl MetaResolver for Resolver<'_> {
             log_name: Some(request.log_name),
             ..ResolveOptions::default()
         };
-        let resolved = self.bridge.resolve_image_config(&request.reference.to_string(), &options).await?;
+        let resolved = Box::pin(self.bridge.resolve_image_config(&request.reference.to_string(), &options)).await?;
         // A policy may have put another image in its place.
         let reference = resolved.reference.parse().unwrap_or(request.reference);
         Ok(ImageMeta { reference, digest: Some(resolved.digest), config: resolved.config })

@@ -33,7 +33,7 @@ pub async fn of_source(bridge: &Bridge, source: pb::SourceOp, log_name: String) 
         log_name,
         ..ResolveSourceMetaRequest::default()
     };
-    let answer = bridge.resolve_source_meta(request).await?;
+    let answer = Box::pin(bridge.resolve_source_meta(request)).await?;
     if let Some(git) = answer.git.filter(|git| !git.commit_object.is_empty()) {
         let time = committed(&git.commit_object);
         return time.map(Some).ok_or_else(|| BuildError::refused("a commit object names no time".to_owned()));
