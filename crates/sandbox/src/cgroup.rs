@@ -63,36 +63,42 @@ impl Hierarchies {
         self.unified.is_some()
     }
 
-    /// Makes the container's group. `parent` is a path from the root of the hierarchy, or `slice:prefix:name`.
+    /// Makes the container's group. `parent` is a path from the root of the hierarchy, or `slice:prefix:name`. What is
+    /// about to be made is written to `note` first, so that a later builder finds it if this one is killed.
     ///
     /// With version 1, where joining a group is slow, only when something needs it.
-    pub(crate) fn create(&self, parent: Option<&str>, id: &str, limits: &Resources) -> (Option<Cgroup>, Vec<String>) {
+    pub(crate) fn create(
+        &self,
+        parent: Option<&str>,
+        id: &str,
+        limits: &Resources,
+        note: &Path,
+    ) -> (Option<Cgroup>, Vec<String>) {
         let path = match relative(parent, id) {
             Ok(path) => path,
             Err(warning) => return (None, vec![warning]),
         };
         let mut warnings = Vec::new();
         let wanted = parent.is_some() || *limits != Resources::default();
-        let mut group = Cgroup::default();
-        if let Some(root) = &self.unified {
-            match make_unified(root, &path) {
-                Ok(dir) => group.unified = Some(dir),
-                Err(e) if wanted => {
-                    warnings.push(format!("no cgroup for the step: {}: {e}", root.join(&path).display()));
-                }
-                Err(_) => {}
+        let roots = self.roots(parent.is_some(), limits);
+        if !roots.is_empty() {
+            let dirs: Vec<_> = roots.iter().map(|(_, root)| root.join(&path).display().to_string()).collect();
+            if let Err(error) = fs::write(note, dirs.join("\n")) {
+                tracing::warn!(%error, "cannot note a cgroup; it stays if this builder is killed");
             }
-        } else if wanted {
-            for (controller, root) in &self.legacy {
-                if parent.is_none() && !needs(limits, controller) {
-                    continue;
+        }
+        let mut group = Cgroup::default();
+        for (controller, root) in roots {
+            let made = match controller {
+                None => make_unified(root, &path).map(|dir| group.unified = Some(dir)),
+                Some(name) => {
+                    make_legacy(root, &path, name == "cpuset").map(|dir| group.legacy.push((name.to_owned(), dir)))
                 }
-                match make_legacy(root, &path, controller == "cpuset") {
-                    Ok(dir) => group.legacy.push((controller.clone(), dir)),
-                    Err(e) => {
-                        warnings.push(format!("no cgroup for the step: {}: {e}", root.join(&path).display()));
-                    }
-                }
+            };
+            if let Err(e) = made
+                && wanted
+            {
+                warnings.push(format!("no cgroup for the step: {}: {e}", root.join(&path).display()));
             }
         }
         for setting in settings(limits) {
@@ -102,6 +108,15 @@ impl Hierarchies {
         }
         let none = group.unified.is_none() && group.legacy.is_empty();
         ((!none).then_some(group), warnings)
+    }
+
+    /// The hierarchies that a container gets a group in, those of version 1 with their controller.
+    fn roots(&self, parent: bool, limits: &Resources) -> Vec<(Option<&str>, &Path)> {
+        if let Some(root) = &self.unified {
+            return vec![(None, root)];
+        }
+        let legacy = self.legacy.iter().filter(|(controller, _)| parent || needs(limits, controller));
+        legacy.map(|(controller, root)| (Some(controller.as_str()), root.as_path())).collect()
     }
 }
 

@@ -64,7 +64,7 @@ impl Namespaces {
     }
 }
 
-fn cgroup_records(state: &Path) -> PathBuf {
+pub(crate) fn cgroup_records(state: &Path) -> PathBuf {
     state.join("cgroups")
 }
 
@@ -253,12 +253,6 @@ struct GroupGuard<'a> {
 impl<'a> GroupGuard<'a> {
     fn new(host: &Host, id: &str, cgroup: Option<&'a Cgroup>) -> Self {
         let record = cgroup_records(&host.state).join(id);
-        if let Some(cgroup) = cgroup {
-            let dirs: Vec<_> = cgroup.dirs().map(|dir| dir.display().to_string()).collect();
-            if let Err(error) = fs::write(&record, dirs.join("\n")) {
-                tracing::warn!(%error, "cannot note a cgroup; it stays if this builder is killed");
-            }
-        }
         Self { cgroup, record }
     }
 }
@@ -267,8 +261,8 @@ impl Drop for GroupGuard<'_> {
     fn drop(&mut self) {
         if let Some(cgroup) = self.cgroup {
             cgroup.remove();
-            let _ = fs::remove_file(&self.record);
         }
+        let _ = fs::remove_file(&self.record);
     }
 }
 

@@ -17,7 +17,7 @@ use cooper_rooted::mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -407,7 +407,9 @@ impl<'a> Builder<'a> {
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
-        let (cgroup, warnings) = hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources);
+        let state_dir = Path::new(OsStr::from_bytes(state.as_bytes()));
+        let note = crate::namespaces::cgroup_records(state_dir).join(&spec.id);
+        let (cgroup, warnings) = hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources, &note);
         let (birthplace, doors) = match &cgroup {
             Some(group) => (
                 group.birthplace().map_err(Error::setup("open the cgroup"))?,

@@ -38,7 +38,7 @@ pub enum Error {
     Unhealthy(#[source] Box<Status>),
     /// A call to the other side failed.
     #[error("{}", .0.message())]
-    Call(#[source] Box<Status>),
+    Call(Box<Status>),
     /// The other side of a file transfer gave up, in its words.
     #[error("error from {role}: {text}")]
     Peer {

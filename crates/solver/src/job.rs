@@ -8,7 +8,7 @@ use crate::{
 use cooper_oci::Digest;
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared, try_join_all},
+    future::{BoxFuture, Either, Shared, join_all, select, try_join_all},
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -141,6 +141,18 @@ impl<D: Domain> Job<D> {
         &self.inner.data
     }
 
+    /// A context for work that is no operation of the graph, shown under `vertex`.
+    pub fn context(&self, vertex: Digest) -> OpContext<D> {
+        let audience = Arc::new(Audience::new());
+        audience.join(Member {
+            job: self.inner.data.clone(),
+            observer: self.inner.observer.clone(),
+            vertex: vertex.clone(),
+            name: String::new(),
+        });
+        OpContext { vertex, cancelled: self.inner.cancel.child_token(), audience }
+    }
+
     /// Adds a read-only memory that is asked after the solver's own.
     pub fn add_import(&self, store: Arc<dyn KeyStore<D>>) {
         self.inner.imports.write().push(store);
@@ -263,7 +275,7 @@ impl<D: Domain> JobInner<D> {
             input.needed.lock().insert(edge.output);
             Ok(self.keyed(&input).await?.canonical.clone())
         });
-        let (map, inputs) = futures::try_join!(self.cache_map(node), try_join_all(inputs))?;
+        let (map, inputs) = self.map_and_keys(node, try_join_all(inputs)).await?;
         let selector = |i: usize| map.dependencies.get(i).map(|d| d.selector.clone()).unwrap_or_default();
         let parts = inputs.into_iter().zip(&node.vertex.inputs).enumerate();
         let record = KeyRecord {
@@ -300,6 +312,41 @@ impl<D: Domain> JobInner<D> {
             self.shared.store.add_alias(&definition, &canonical);
         }
         Ok(keyed(canonical, by_content))
+    }
+
+    /// Asks the op and the inputs' keys at the same time. Inputs whose content will be needed begin meanwhile.
+    async fn map_and_keys(
+        self: &Arc<Self>,
+        node: &Arc<Node<D>>,
+        keys: impl Future<Output = Result<Vec<Key>, SolveError<D>>>,
+    ) -> Result<(Arc<CacheMap>, Vec<Key>), SolveError<D>> {
+        let map = self.cache_map(node);
+        futures::pin_mut!(keys, map);
+        let map = match select(keys.as_mut(), map).await {
+            Either::Left((keys, map)) => return Ok((map.await?, keys?)),
+            Either::Right((map, _)) => map?,
+        };
+        let ahead = self.run_ahead(node, &map);
+        futures::pin_mut!(ahead);
+        match select(keys, ahead).await {
+            Either::Left((keys, _)) => Ok((map.clone(), keys?)),
+            Either::Right(((), keys)) => Ok((map.clone(), keys.await?)),
+        }
+    }
+
+    /// Begins the inputs whose content makes the key and which have no result yet, while the keys of others are still
+    /// unknown: those wait for steps that run, so this vertex is no cache hit but for the odd coincidence. Without this,
+    /// stages that a chain of copies gathers would run one after the other. Failures show where the content is used.
+    async fn run_ahead(self: &Arc<Self>, node: &Arc<Node<D>>, map: &CacheMap) {
+        let wanted = map.dependencies.iter().zip(&node.vertex.inputs).filter(|(dependency, _)| dependency.content);
+        let runs = wanted.map(|(_, edge)| async {
+            let Ok(input) = self.node(&edge.vertex) else { return };
+            let Ok(keyed) = self.keyed(&input).await else { return };
+            if self.load(&keyed.canonical, &[edge.output]).is_none() {
+                let _ = self.clone().edge(edge.clone()).await;
+            }
+        });
+        join_all(runs).await;
     }
 
     /// The newest alias with results, else the newest.

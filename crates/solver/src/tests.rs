@@ -175,6 +175,21 @@ async fn unchanged_content_cuts_off() {
 }
 
 #[tokio::test]
+async fn stages_that_copies_gather_run_at_once() {
+    let kit = Kit::new();
+    let gate = Arc::new(Semaphore::new(0));
+    let (job, _) = kit.job("left right copy1~=left copy2~=copy1,right", Some(&gate));
+    let build = tokio::spawn(async move { job.solve(&edge("copy2")).await });
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(kit.runs.lock().keys().map(String::as_str).collect::<Vec<_>>(), ["left", "right"]);
+    gate.add_permits(10);
+    assert_eq!(build.await.unwrap().unwrap(), "copy2");
+    assert!(kit.runs.lock().values().all(|times| *times == 1), "{:?}", kit.runs.lock());
+}
+
+#[tokio::test]
 async fn a_lost_result_is_a_miss() {
     let kit = Kit::new();
     kit.build("a b=a", "b").await;

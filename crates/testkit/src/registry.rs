@@ -121,7 +121,9 @@ impl Registry {
     pub fn section(&self) -> String {
         match self.access {
             Access::Open | Access::Basic => format!("[registry.\"{}\"]\nhttp = true\n", self.host()),
-            Access::Tls => format!("[registry.\"{}\"]\nca = [\"{}\"]\n", self.host(), self.ca().display()),
+            Access::Tls => {
+                format!("[registry.\"{}\"]\nhttp = false\nca = [\"{}\"]\n", self.host(), self.ca().display())
+            }
         }
     }
 
@@ -135,6 +137,12 @@ impl Registry {
     pub fn inspect(&self, name: &str) -> serde_json::Value {
         let text = outcome(self.skopeo("inspect").arg(self.url(name))).ok().stdout;
         serde_json::from_slice(&text).expect("skopeo's JSON")
+    }
+
+    /// The bytes of a manifest. Insists that it is there.
+    #[track_caller]
+    pub fn manifest(&self, name: &str) -> Vec<u8> {
+        outcome(self.skopeo("inspect").arg("--raw").arg(self.url(name))).ok().stdout
     }
 
     /// The digest of an image. Insists that it is there.

@@ -85,7 +85,9 @@ impl Workshop {
     pub fn named(&self, name: &str) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg0(name).env("DOCKER_CONFIG", self.path("docker")).env("NO_COLOR", "1");
-        for name in ["BUILDKIT_HOST", "COOPER_HOST", "BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH", "RUST_LOG"] {
+        for name in
+            ["BUILDKIT_HOST", "COOPER_HOST", "BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH", "RUST_LOG", "RUST_BACKTRACE"]
+        {
             command.env_remove(name);
         }
         command

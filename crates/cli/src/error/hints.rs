@@ -2,7 +2,7 @@
 
 use super::CliError;
 
-/// All of the words must occur in the message.
+/// All of the words must occur in the message, in whatever case.
 const ADVICE: &[(&[&str], &str)] = &[
     (
         &["did not complete successfully", "exit code: 127"],
@@ -72,6 +72,7 @@ pub(super) fn hint(error: &CliError) -> Option<String> {
 }
 
 fn advice(message: &str) -> Option<String> {
-    let fits = |words: &&[&str]| words.iter().all(|word| message.contains(word));
+    let message = message.to_lowercase();
+    let fits = |words: &&[&str]| words.iter().all(|word| message.contains(&word.to_lowercase()));
     ADVICE.iter().find(|(words, _)| fits(words)).map(|(_, advice)| (*advice).to_owned())
 }

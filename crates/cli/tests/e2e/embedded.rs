@@ -13,7 +13,7 @@ fn an_archive_that_other_programs_read() {
     let context = shop.dockerfile(
         "RUN adduser -D -u 7 cooper 2>/dev/null || echo cooper:x:7:7::/:/bin/sh > /etc/passwd; \
          mkdir -p /d && echo one > /d/one && ln -s one /d/link && chmod 600 /d/one\nUSER 7\nENV A=b\n\
-         WORKDIR /d\nCMD [\"cat\", \"one\"]\nLABEL made=by\n",
+         WORKDIR /w\nCMD [\"cat\", \"one\"]\nLABEL made=by\n",
     );
     let archive = shop.path("image.tar");
     let digest = shop.path("digest");
@@ -33,7 +33,7 @@ fn an_archive_that_other_programs_read() {
     let config = outcome(Command::new("skopeo").args(["inspect", "--config", &reference])).ok();
     let config: serde_json::Value = serde_json::from_slice(&config.stdout).unwrap();
     assert_eq!(config["config"]["User"], "7");
-    assert_eq!(config["config"]["WorkingDir"], "/d");
+    assert_eq!(config["config"]["WorkingDir"], "/w");
     assert_eq!(config["config"]["Cmd"], serde_json::json!(["cat", "one"]));
     assert_eq!(config["config"]["Env"].as_array().unwrap().last().unwrap(), "A=b");
 }

@@ -81,8 +81,8 @@ fn owners_modes_and_times_arrive() {
     let shop = workshop();
     let daemon = shop.daemon();
     let context = shop.dockerfile(
-        "RUN mkdir -p /o/d && echo x > /o/d/f && chmod 4751 /o/d/f && touch -d '2001-02-03 04:05:06' /o/d/f && \
-         chown 12:34 /o/d/f && ln -s f /o/d/l\nFROM scratch\nCOPY --from=base /o /\n",
+        "RUN mkdir -p /o/d && echo x > /o/d/f && chown 12:34 /o/d/f && chmod 4751 /o/d/f && ln -s f /o/d/l && \
+         touch -d '2001-02-03 04:05:06' /o/d/f\nFROM scratch\nCOPY --from=base /o /\n",
     );
     outcome(shop.build_with(&daemon, &context).arg("-o").arg(local(&shop.path("out")))).ok();
     let found = fs::symlink_metadata(shop.path("out/d/f")).unwrap();

@@ -20,12 +20,11 @@ use cooper_export::{
     write::{ArchiveKind, push, write_archive, write_session_store},
 };
 use cooper_layer::Compression;
-use cooper_oci::{Descriptor, Digest, annotations};
+use cooper_oci::{Descriptor, Digest};
 use cooper_source::image::Names as _;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::SystemTime,
 };
 
 /// The content store of a client into which layouts are written.
@@ -123,10 +122,7 @@ pub async fn to_client(
     let attrs = attrs.with_defaults(true, true);
     let bars = Bars::new(step);
     let mut made = make(bridge, &attrs, result, &bars).await?;
-    let created = attrs.epoch.flatten().map_or_else(SystemTime::now, |s| {
-        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(s).unwrap_or(0))
-    });
-    made.image.root.annotations.entry(annotations::CREATED.to_owned()).or_insert_with(|| rfc3339(created));
+    made.image.stamp(attrs.epoch.flatten());
     let mut response = made.image.response(&made.names);
     let names = made.names.normalized()?;
     if !names.is_empty() {
@@ -150,11 +146,6 @@ pub async fn to_client(
         write_session_store(&made.image, &made.blobs, &store, &bars).await?;
     }
     Ok(response)
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
 /// The trees of a result with their platforms, in the order of its platform list.

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::{BlobSource, ByteStream};
-use cooper_oci::{Descriptor, ImageIndex, ImageRef, annotations};
+use cooper_oci::{Descriptor, ImageIndex, ImageRef, MediaType, annotations};
 use futures::{StreamExt, stream};
 use std::io;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -105,10 +105,22 @@ const LAYOUT: (&str, &str) = ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
 const INDEX: &str = "index.json";
 
 impl Assembled {
-    /// Notes the time of export (seconds since 1970) on the descriptor, as archives do, unless an annotation says it.
-    pub fn stamp(&mut self, seconds: i64) {
-        if let Ok(time) = jiff::Timestamp::from_second(seconds) {
+    /// Notes on the descriptor when the image was made, as archives do, unless an annotation says it: at `epoch`
+    /// (seconds since 1970), or else when the newest config says. Never the time of the export: the same image gives
+    /// the same archive.
+    pub fn stamp(&mut self, epoch: Option<i64>) {
+        let time = epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).or_else(|| self.created());
+        if let Some(time) = time.and_then(|time| jiff::Timestamp::from_second(time.as_second()).ok()) {
             self.root.annotations.entry(annotations::CREATED.to_owned()).or_insert_with(|| time.to_string());
         }
+    }
+
+    fn created(&self) -> Option<jiff::Timestamp> {
+        #[derive(serde::Deserialize)]
+        struct Config {
+            created: Option<jiff::Timestamp>,
+        }
+        let configs = self.documents.iter().filter(|document| document.descriptor.kind() == MediaType::Config);
+        configs.filter_map(|config| serde_json::from_slice::<Config>(&config.bytes).ok()?.created).max()
     }
 }

@@ -60,7 +60,11 @@ impl Session {
                 () = session.ended().cancelled() => Err(Error::Cancelled),
             }
         });
-        Ok(TarSink { buffer: BytesMut::new(), outgoing: PollSender::new(sender), call: AbortOnDropHandle::new(call) })
+        Ok(TarSink {
+            buffer: BytesMut::new(),
+            outgoing: PollSender::new(sender),
+            call: Call::Running(AbortOnDropHandle::new(call)),
+        })
     }
 
     /// Sends a directory to the client's target. `multi_platform` tells the client that the daemon transfers all
@@ -131,7 +135,15 @@ impl Session {
 pub struct TarSink {
     buffer: BytesMut,
     outgoing: PollSender<BytesMessage>,
-    call: AbortOnDropHandle<Result<()>>,
+    call: Call,
+}
+
+/// The call that an archive goes through.
+#[derive(Debug)]
+enum Call {
+    Running(AbortOnDropHandle<Result<()>>),
+    /// It ended while there was still something to send.
+    Ended(Result<()>),
 }
 
 impl TarSink {
@@ -152,7 +164,10 @@ impl TarSink {
         let _ = std::future::poll_fn(|cx| self.poll_drain(cx)).await;
         self.outgoing.close();
         drop(self.outgoing);
-        self.call.await.unwrap_or(Err(Error::Cancelled))
+        match self.call {
+            Call::Running(call) => call.await.unwrap_or(Err(Error::Cancelled)),
+            Call::Ended(outcome) => outcome,
+        }
     }
 
     fn put(&mut self, data: Bytes) -> io::Result<()> {
@@ -162,11 +177,17 @@ impl TarSink {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(self.outgoing.poll_reserve(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
-            // The call has ended: say why.
-            Err(_) => Poll::Ready(Err(match ready!(self.call.poll_unpin(cx)) {
-                Ok(Err(error)) => io::Error::other(error),
-                _ => io::ErrorKind::BrokenPipe.into(),
-            })),
+            Err(_) => {
+                // The call has ended; its outcome says why.
+                if let Call::Running(call) = &mut self.call {
+                    let outcome = ready!(call.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled));
+                    self.call = Call::Ended(outcome);
+                }
+                Poll::Ready(Err(match &self.call {
+                    Call::Ended(Err(error)) => io::Error::other(error.to_string()),
+                    _ => io::ErrorKind::BrokenPipe.into(),
+                }))
+            }
         }
     }
 

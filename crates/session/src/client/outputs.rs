@@ -69,6 +69,17 @@ impl Outputs {
         self
     }
 
+    /// Takes an archive into a file, which is made or overwritten.
+    #[must_use]
+    pub fn with_file(self, exporter: usize, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let target: TarTarget = Arc::new(move |_| {
+            let file = std::fs::File::create(&path)?;
+            Ok(Some(Box::new(tokio::fs::File::from_std(file))))
+        });
+        self.with_tar(exporter, target)
+    }
+
     /// Takes files into a directory, which is made when missing. Everything will belong to this process's user. With
     /// `delete`, what isn't sent is deleted there.
     #[must_use]

@@ -15,7 +15,7 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
 };
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, path::Path, sync::Arc};
 
 /// Content bytes in one packet.
 const CHUNK: usize = 32 << 10;
@@ -124,16 +124,18 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Sends one file and its end. A file that is gone or cannot be read is sent as empty: the receiver asked for
-    /// what was listed, and lists are old the moment they are made.
+    /// Sends one file and its end. A file that is gone is sent as empty: the receiver asked for what was listed, and
+    /// lists are old the moment they are made. One that may not be read is an error, not a file without content.
     fn file(&mut self, id: u32, content: Content) -> Result<()> {
         match content {
             Content::Memory(data) => self.data(id, data)?,
-            Content::Disk { part, path, size } => {
-                if let Ok(file) = open_beneath(&self.roots[part], &path) {
-                    self.copy(id, &file, size, &path)?;
+            Content::Disk { part, path, size } => match open_beneath(&self.roots[part], &path) {
+                Ok(file) => self.copy(id, &file, size, &path)?,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Error::file("open", Path::new(&*path), error));
                 }
-            }
+                Err(_) => {}
+            },
         }
         self.push(data_packet(id, Bytes::new()))
     }
