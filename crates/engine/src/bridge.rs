@@ -3,7 +3,6 @@
 //! A [`Bridge`] belongs to one build. Built-in frontends get it directly; external ones and clients reach the same
 //! object through the gateway protocol.
 
-pub use crate::ref_files::DirQuery;
 use crate::{
     build_error::{BuildError, FailedVertex, FailureClass},
     domain::{Build, BuildJob},
@@ -14,6 +13,7 @@ use crate::{
     tree::Tree,
     worker::ReadTree,
 };
+pub use crate::ref_files::DirQuery;
 use async_trait::async_trait;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};
@@ -320,7 +320,15 @@ impl Bridge {
             message: error.to_string(),
             class: FailureClass::Unknown,
             sources,
-            vertex: Some(FailedVertex { digest: vertex.clone(), name, op: raw, description, error }),
+            vertex: Some(FailedVertex {
+                digest: vertex.clone(),
+                name,
+                op: raw,
+                description,
+                error,
+                input_ids: Vec::new(),
+                mount_ids: Vec::new(),
+            }),
             details: Vec::new(),
         }
     }

@@ -55,6 +55,10 @@ pub struct FailedVertex {
     pub description: std::collections::BTreeMap<String, String>,
     /// The failure.
     pub error: Arc<StepError>,
+    /// Names under which the driver of the build can look at the inputs; empty for nothing.
+    pub input_ids: Vec<String>,
+    /// The same for what the step left in its mounts, or after its file actions.
+    pub mount_ids: Vec<String>,
 }
 
 /// A typed error detail.

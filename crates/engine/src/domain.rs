@@ -91,8 +91,17 @@ pub struct Remains {
     pub inputs: Vec<Option<Tree>>,
     /// One entry per mount.
     pub mounts: Vec<Option<Tree>>,
-    /// Index of the file action that failed.
-    pub action: Option<usize>,
+    /// What of the op failed, when it was a part of it.
+    pub part: Option<FailedPart>,
+}
+
+/// The part of an op that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedPart {
+    /// A file action, by its place.
+    Action(usize),
+    /// Digesting an input, by its place.
+    Digest(usize),
 }
 
 /// What happened to a step.
@@ -126,6 +135,15 @@ pub enum StepErrorKind {
 }
 
 impl StepError {
+    /// The same, for an input whose content cannot be digested.
+    #[must_use]
+    pub fn digesting(mut self, input: usize, tree: &Tree) -> Self {
+        let remains =
+            Remains { inputs: vec![Some(tree.clone())], mounts: Vec::new(), part: Some(FailedPart::Digest(input)) };
+        self.remains = Some(Box::new(remains));
+        self
+    }
+
     /// A refusal with its reason.
     pub fn refused(reason: impl Into<String>) -> Self {
         StepErrorKind::Refused(reason.into()).into()

@@ -6,7 +6,7 @@ use crate::{
     cache_mounts::CacheMounts,
     domain::{Build, BuildJob, Chain},
     exporting::{Exporter, ExporterSpec, made},
-    gateway::Gateway,
+    gateway::{Driven, Gateway},
     history::{DescribeError, History, HistoryLimits, Recording, TraceContext},
     image_names::ImageNames,
     key_store::PersistentKeys,
@@ -323,9 +323,10 @@ impl Engine {
         request.policy.validate()?;
         let mut data =
             BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
-        data.policy = request.policy.clone();
-        let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
+        data.policy = request.policy.clone();
+        data.keep_failed = driven;
+        let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let result = if driven {
             self.driven(running, &bridge, request.request).await?
         } else {
@@ -355,11 +356,14 @@ impl Engine {
         request: FrontendRequest,
     ) -> Result<BuildResult, BuildError> {
         let (gateway, returned) = Gateway::new(bridge.clone(), request.inputs);
+        let driven = Driven(gateway.clone());
         if let Some(entry) = self.inner.builds.lock().get_mut(&running.id) {
             entry.gateway = Some(gateway);
         }
         self.inner.arrived.notify_waiters();
-        returned.await.unwrap_or_else(|_| Err(BuildError::refused("no result for incomplete build")))
+        let returned = returned.await;
+        driven.0.close().await;
+        returned.unwrap_or_else(|_| Err(BuildError::refused("no result for incomplete build")))
     }
 
     async fn export(

@@ -3,11 +3,14 @@
 use crate::{
     bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::{BuildError, FailureClass},
+    containers::GatewayContainer,
+    layer_store::random_id,
+    tree::Tree,
 };
 use cooper_llb::pb;
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
 use tokio::sync::oneshot;
@@ -20,6 +23,9 @@ pub struct Gateway {
     bridge: Bridge,
     inputs: BTreeMap<String, pb::Definition>,
     refs: Mutex<HashMap<String, Ref>>,
+    /// What failed steps left.
+    trees: Mutex<HashMap<String, Tree>>,
+    containers: Mutex<HashMap<String, Arc<GatewayContainer>>>,
     result: Mutex<Option<oneshot::Sender<Returned>>>,
 }
 
@@ -27,8 +33,14 @@ impl Gateway {
     /// A gateway to `bridge`, and where its driver's result will arrive.
     pub fn new(bridge: Bridge, inputs: BTreeMap<String, pb::Definition>) -> (Arc<Self>, oneshot::Receiver<Returned>) {
         let (result, returned) = oneshot::channel();
-        let gateway =
-            Self { bridge, inputs, refs: Mutex::default(), result: Mutex::new(Some(result)) };
+        let gateway = Self {
+            bridge,
+            inputs,
+            refs: Mutex::default(),
+            trees: Mutex::default(),
+            containers: Mutex::default(),
+            result: Mutex::new(Some(result)),
+        };
         (Arc::new(gateway), returned)
     }
 
@@ -59,6 +71,77 @@ impl Gateway {
         }
         let found = self.refs.lock().get(id).cloned();
         found.map(Some).ok_or_else(|| BuildError::new(FailureClass::NotFound, format!("no ref {id} in this build")))
+    }
+
+    /// Makes what a failed step left known by ids, which the failure tells from then on.
+    pub fn keep_remains(&self, error: &mut BuildError) {
+        let Some(vertex) = &mut error.vertex else { return };
+        let Some(remains) = &vertex.error.remains else { return };
+        let mut trees = self.trees.lock();
+        let mut keep = |tree: &Option<Tree>| match tree {
+            None => String::new(),
+            Some(tree) => {
+                let id = random_id();
+                trees.insert(id.clone(), tree.clone());
+                id
+            }
+        };
+        vertex.input_ids = remains.inputs.iter().map(&mut keep).collect();
+        vertex.mount_ids = remains.mounts.iter().map(&mut keep).collect();
+    }
+
+    /// The file tree of an id: a ref, or what a failed step left. The empty id is an empty tree.
+    pub async fn tree(&self, id: &str) -> Result<Tree, BuildError> {
+        let kept = self.trees.lock().get(id).cloned();
+        match kept {
+            Some(tree) => Ok(tree),
+            None => match self.find(id)? {
+                Some(found) => found.evaluate().await,
+                None => Ok(Tree::default()),
+            },
+        }
+    }
+
+    /// Makes a container known by an id, which must not be in use.
+    pub fn add_container(&self, id: &str, container: Arc<GatewayContainer>) -> Result<(), BuildError> {
+        match self.containers.lock().entry(id.to_owned()) {
+            Entry::Occupied(_) => {
+                Err(BuildError::new(FailureClass::AlreadyExists, format!("Container {id} already exists")))
+            }
+            Entry::Vacant(place) => {
+                place.insert(container);
+                Ok(())
+            }
+        }
+    }
+
+    /// A container by id.
+    pub fn container(&self, id: &str) -> Result<Arc<GatewayContainer>, BuildError> {
+        let found = self.containers.lock().get(id).cloned();
+        found.ok_or_else(|| {
+            BuildError::new(FailureClass::NotFound, format!("container {id:?} previously released or not created"))
+        })
+    }
+
+    /// Forgets a container. It ends with [`GatewayContainer::release`].
+    pub fn remove_container(&self, id: &str) -> Result<Arc<GatewayContainer>, BuildError> {
+        let found = self.containers.lock().remove(id);
+        found.ok_or_else(|| BuildError::new(FailureClass::NotFound, format!("container details for {id} not found")))
+    }
+
+    /// Ends everything that the driver has left behind.
+    pub async fn close(&self) {
+        let left = self.let_go();
+        futures::future::join_all(left.iter().map(|c| c.release())).await;
+    }
+
+    /// Begins the end of everything that the driver has left behind.
+    fn let_go(&self) -> Vec<Arc<GatewayContainer>> {
+        self.refs.lock().clear();
+        self.trees.lock().clear();
+        let left: Vec<_> = self.containers.lock().drain().map(|(_, c)| c).collect();
+        left.iter().for_each(|c| c.cancel());
+        left
     }
 
     /// Takes the driver's result. A second one is refused.
@@ -94,5 +177,14 @@ impl Gateway {
             }
         };
         Ok(BuildResult { refs, metadata, attestations })
+    }
+}
+
+/// Cleans up after a driver whichever way its build ends.
+pub(crate) struct Driven(pub Arc<Gateway>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.let_go();
     }
 }

@@ -9,6 +9,7 @@
 pub mod bridge;
 mod build_error;
 mod cache_mounts;
+pub mod containers;
 mod content_gc;
 mod content_index;
 mod domain;
@@ -40,7 +41,7 @@ mod worker;
 
 pub use bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, Refs};
 pub use build_error::{BuildError, Detail, FailedVertex, FailureClass};
-pub use domain::{BuildJob, StepError, StepErrorKind};
+pub use domain::{BuildJob, FailedPart, StepError, StepErrorKind};
 pub use engine::{BuildLog, BuildRequest, BuildResponse, Engine, EngineConfig, OpenError, WorkerInfo};
 pub use exporting::ExporterSpec;
 pub use gateway::Gateway;

@@ -36,47 +36,12 @@ impl Ref {
     /// A part of a file: offset and length in bytes, length 0 meaning to the end.
     pub async fn read_range(&self, path: &str, range: Option<(u64, u64)>) -> Result<Vec<u8>, BuildError> {
         let path = path.to_owned();
-        self.with_root(move |root| {
-            let mut file = root.open_file(&path).map_err(|e| failed("open", &path, &e))?;
-            let (offset, length) = range.unwrap_or_default();
-            let limit = if length == 0 { MAX_FILE } else { length.min(MAX_FILE) };
-            let mut content = Vec::new();
-            let mut read = || -> std::io::Result<()> {
-                file.seek(std::io::SeekFrom::Start(offset))?;
-                file.by_ref().take(limit).read_to_end(&mut content)?;
-                Ok(())
-            };
-            read().map_err(|e| BuildError::refused(format!("read {path}: {e}")))?;
-            Ok(content)
-        })
-        .await
+        self.with_root(move |root| read(root, &path, range)).await
     }
 
     /// The entries of a directory, by name.
     pub async fn read_dir(&self, query: DirQuery) -> Result<Vec<Stat>, BuildError> {
-        self.with_root(move |root| {
-            let matcher = match query.include.as_str() {
-                "" => None,
-                pattern => Some(
-                    PatternMatcher::new(&[pattern.to_owned()])
-                        .map_err(|e| BuildError::new(FailureClass::InvalidArgument, e.to_string()))?,
-                ),
-            };
-            let dir = root.resolve(&query.path).map_err(|e| failed("open", &query.path, &e))?;
-            let entries = root.read_dir(&dir).map_err(|e| failed("open", &query.path, &e))?;
-            let mut stats = Vec::with_capacity(entries.len());
-            for entry in entries {
-                let name = entry.name.to_string_lossy().into_owned();
-                if matcher.as_ref().is_some_and(|m| !m.matches(&name)) {
-                    continue;
-                }
-                let at = dir.join(&entry.name);
-                let found = root.lstat(&at).map_err(|e| failed("stat", &name, &e))?;
-                stats.push(stat(root, &at, name, &found));
-            }
-            Ok(stats)
-        })
-        .await
+        self.with_root(move |root| list(root, &query)).await
     }
 
     /// What is at a path; a link at its end is not followed.
@@ -84,8 +49,7 @@ impl Ref {
         let path = path.to_owned();
         self.with_root(move |root| {
             let found = root.lstat(&path).map_err(|e| failed("stat", &path, &e))?;
-            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
-            Ok(stat(root, std::path::Path::new(&path), name, &found))
+            Ok(stat(root, std::path::Path::new(&path), base(&path), &found))
         })
         .await
     }
@@ -98,6 +62,55 @@ impl Ref {
         let read = tokio::task::spawn_blocking(move || work(&tree.root()?));
         read.await.map_err(StepError::while_doing("reading a result ended abnormally"))?
     }
+}
+
+/// A part of a file, links followed inside the tree: offset and length in bytes, length 0 meaning to the end.
+pub(crate) fn read(root: &Root, path: &str, range: Option<(u64, u64)>) -> Result<Vec<u8>, BuildError> {
+    let mut file = root.open_file(path).map_err(|e| failed("open", path, &e))?;
+    let (offset, length) = range.unwrap_or_default();
+    let limit = if length == 0 { MAX_FILE } else { length.min(MAX_FILE) };
+    let mut content = Vec::new();
+    let mut read = || -> std::io::Result<()> {
+        file.seek(std::io::SeekFrom::Start(offset))?;
+        file.by_ref().take(limit).read_to_end(&mut content)?;
+        Ok(())
+    };
+    read().map_err(|e| BuildError::refused(format!("read {path}: {e}")))?;
+    Ok(content)
+}
+
+/// The entries of a directory, by name.
+pub(crate) fn list(root: &Root, query: &DirQuery) -> Result<Vec<Stat>, BuildError> {
+    let matcher = match query.include.as_str() {
+        "" => None,
+        pattern => Some(
+            PatternMatcher::new(&[pattern.to_owned()])
+                .map_err(|e| BuildError::new(FailureClass::InvalidArgument, e.to_string()))?,
+        ),
+    };
+    let dir = root.resolve(&query.path).map_err(|e| failed("open", &query.path, &e))?;
+    let entries = root.read_dir(&dir).map_err(|e| failed("open", &query.path, &e))?;
+    let mut stats = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let name = entry.name.to_string_lossy().into_owned();
+        if matcher.as_ref().is_some_and(|m| !m.matches(&name)) {
+            continue;
+        }
+        let at = dir.join(&entry.name);
+        let found = root.lstat(&at).map_err(|e| failed("stat", &name, &e))?;
+        stats.push(stat(root, &at, name, &found));
+    }
+    Ok(stats)
+}
+
+/// What is at a path, links followed; a link that leads nowhere inside the tree is shown itself.
+pub(crate) fn stat_followed(root: &Root, path: &str) -> Result<Stat, BuildError> {
+    let found = root.stat(path).or_else(|_| root.lstat(path)).map_err(|e| failed("stat", path, &e))?;
+    Ok(stat(root, std::path::Path::new(path), base(path), &found))
+}
+
+fn base(path: &str) -> String {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 fn failed(doing: &str, path: &str, error: &cooper_rooted::Error) -> BuildError {

@@ -3,7 +3,7 @@
 //! Details are JSON inside `google.protobuf.Any`; the names are those of the protocol's own clients.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cooper_engine::{BuildError, Detail, FailedVertex, FailureClass, SourceRanges};
+use cooper_engine::{BuildError, Detail, FailedPart, FailedVertex, FailureClass, SourceRanges};
 use cooper_wire::rpc;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,8 @@ pub fn status(error: &BuildError) -> Status {
         details.push(detail("errdefs.Vertex", json!({"digest": vertex.digest.as_str()})));
     }
     details.push(detail("stack.Stack", stack(std::panic::Location::caller())));
-    details.extend(error.sources.iter().map(|s| detail("errdefs.Source", source(s))));
+    // Clients expect the place that was given last in front.
+    details.extend(error.sources.iter().rev().map(|s| detail("errdefs.Source", source(s))));
     details.extend(
         error.details.iter().map(|d| prost_types::Any { type_url: d.type_url.clone(), value: d.value.clone() }),
     );
@@ -78,8 +79,19 @@ fn solve(vertex: &FailedVertex) -> Value {
     if let Ok(op) = cooper_llb::json::op(&vertex.op) {
         solve.insert("op".to_owned(), op);
     }
-    if let Some(action) = vertex.error.remains.as_ref().and_then(|r| r.action) {
-        solve.insert("file".to_owned(), json!({"index": action.to_string()}));
+    for (name, ids) in [("inputIDs", &vertex.input_ids), ("mountIDs", &vertex.mount_ids)] {
+        if !ids.is_empty() {
+            solve.insert(name.to_owned(), json!(ids));
+        }
+    }
+    match vertex.error.remains.as_ref().and_then(|r| r.part) {
+        Some(FailedPart::Action(index)) => {
+            solve.insert("file".to_owned(), json!({"index": index.to_string()}));
+        }
+        Some(FailedPart::Digest(index)) => {
+            solve.insert("cache".to_owned(), json!({"index": index.to_string()}));
+        }
+        None => {}
     }
     if !vertex.description.is_empty() {
         solve.insert("description".to_owned(), json!(vertex.description));

@@ -1,19 +1,25 @@
 //! `moby.buildkit.v1.frontend.LLBBridge` on the control socket: clients that are their own frontend.
 
-use super::{convert, error};
+use super::{convert, error, process};
 use cooper_engine::{
     BuildError, BuildResult, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
     bridge::{DirQuery, ResolveOptions, SolveRequest},
+    containers::ContainerRequest,
 };
 use cooper_llb::caps;
 use cooper_solver::Warning;
 use cooper_wire::gateway::{self as pb, llb_bridge_server::LlbBridge, result::Result as WireRefs};
 use futures::Stream;
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Names the build that a call belongs to.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+/// Messages of processes that wait for the client.
+const MESSAGES: usize = 32;
 
 /// The service over an engine.
 #[derive(Clone)]
@@ -35,6 +41,12 @@ impl GatewayService {
 }
 
 fn fail(error: BuildError) -> Status {
+    error::status(&error)
+}
+
+/// A failure whose step the client may want to look into.
+fn failed_step(gateway: &Gateway, mut error: BuildError) -> Status {
+    gateway.keep_remains(&mut error);
     error::status(&error)
 }
 
@@ -126,7 +138,7 @@ impl LlbBridge for GatewayService {
                 policies: request.source_policies,
             })
             .await
-            .map_err(fail)?;
+            .map_err(|error| failed_step(&gateway, error))?;
         gateway.remember(&result);
         if request.r#final {
             gateway.finish(Ok(result.clone())).map_err(fail)?;
@@ -141,7 +153,7 @@ impl LlbBridge for GatewayService {
     async fn read_file(&self, request: Request<pb::ReadFileRequest>) -> Result<Response<pb::ReadFileResponse>, Status> {
         let gateway = self.build(&request).await?;
         let request = request.into_inner();
-        let range = request.range.map(|r| (u64::try_from(r.offset).unwrap_or(0), u64::try_from(r.length).unwrap_or(0)));
+        let range = request.range.map(range);
         let data = existing(&gateway, &request.r#ref)?.read_range(&request.file_path, range).await.map_err(fail)?;
         Ok(Response::new(pb::ReadFileResponse { data }))
     }
@@ -164,7 +176,7 @@ impl LlbBridge for GatewayService {
     async fn evaluate(&self, request: Request<pb::EvaluateRequest>) -> Result<Response<pb::EvaluateResponse>, Status> {
         let gateway = self.build(&request).await?;
         if let Some(r) = gateway.find(&request.into_inner().r#ref).map_err(fail)? {
-            r.evaluate().await.map_err(fail)?;
+            r.evaluate().await.map_err(|error| failed_step(&gateway, error))?;
         }
         Ok(Response::new(pb::EvaluateResponse {}))
     }
@@ -202,49 +214,80 @@ impl LlbBridge for GatewayService {
 
     async fn new_container(
         &self,
-        _: Request<pb::NewContainerRequest>,
+        request: Request<pb::NewContainerRequest>,
     ) -> Result<Response<pb::NewContainerResponse>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let container = ContainerRequest {
+            mounts: request.mounts,
+            network: request.network,
+            hostname: request.hostname,
+            extra_hosts: request.extra_hosts,
+            platform: request.platform,
+        };
+        gateway.new_container(&request.container_id, container).await.map_err(fail)?;
+        Ok(Response::new(pb::NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _: Request<pb::ReleaseContainerRequest>,
+        request: Request<pb::ReleaseContainerRequest>,
     ) -> Result<Response<pb::ReleaseContainerResponse>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let container = gateway.remove_container(&request.into_inner().container_id).map_err(fail)?;
+        container.release().await.map_err(fail)?;
+        Ok(Response::new(pb::ReleaseContainerResponse {}))
     }
 
     type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<pb::ExecMessage, Status>> + Send>>;
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<pb::ExecMessage>>,
+        request: Request<Streaming<pb::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let (reply, messages) = mpsc::channel(MESSAGES);
+        tokio::spawn(process::serve(gateway, request.into_inner(), reply));
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
     async fn read_file_container(
         &self,
-        _: Request<pb::ReadFileRequest>,
+        request: Request<pb::ReadFileRequest>,
     ) -> Result<Response<pb::ReadFileResponse>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let range = request.range.map(range);
+        let container = gateway.container(&request.r#ref).map_err(fail)?;
+        let data = container.read_file(request.mount_index, request.file_path, range).await.map_err(fail)?;
+        Ok(Response::new(pb::ReadFileResponse { data }))
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<pb::ReadDirRequest>,
+        request: Request<pb::ReadDirRequest>,
     ) -> Result<Response<pb::ReadDirResponse>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let query = DirQuery { path: request.dir_path, include: request.include_pattern };
+        let container = gateway.container(&request.r#ref).map_err(fail)?;
+        let entries = container.read_dir(request.mount_index, query).await.map_err(fail)?;
+        Ok(Response::new(pb::ReadDirResponse { entries }))
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<pb::StatFileRequest>,
+        request: Request<pb::StatFileRequest>,
     ) -> Result<Response<pb::StatFileResponse>, Status> {
-        Err(no_containers())
+        let gateway = self.build(&request).await?;
+        let request = request.into_inner();
+        let container = gateway.container(&request.r#ref).map_err(fail)?;
+        let stat = container.stat(request.mount_index, request.path).await.map_err(fail)?;
+        Ok(Response::new(pb::StatFileResponse { stat: Some(stat) }))
     }
 }
 
-fn no_containers() -> Status {
-    Status::unimplemented("containers through the gateway are not supported")
+/// Offset and length in bytes.
+fn range(range: pb::FileRange) -> (u64, u64) {
+    (u64::try_from(range.offset).unwrap_or(0), u64::try_from(range.length).unwrap_or(0))
 }

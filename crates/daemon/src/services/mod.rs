@@ -7,6 +7,7 @@ mod convert;
 mod error;
 mod gateway;
 mod history;
+mod process;
 mod status;
 mod trace;
 

@@ -53,7 +53,7 @@ impl Op<Build> for ExecOp {
     async fn content_digest(&self, input: usize, tree: &Tree, cx: &OpContext<Build>) -> Result<Digest, StepError> {
         let mounts = self.exec.mounts.iter().filter(|m| input_of(m.input) == Some(input));
         let selectors = mounts.map(|m| Selector { follow_links: true, ..Selector::path(&m.selector) }).collect();
-        self.worker.content_digest(tree, selectors, cx).await
+        self.worker.content_digest(tree, selectors, cx).await.map_err(|e| e.digesting(input, tree))
     }
 
     async fn run(&self, inputs: Vec<Tree>, cx: &OpContext<Build>) -> Result<Vec<Option<Tree>>, StepError> {
@@ -63,8 +63,9 @@ impl Op<Build> for ExecOp {
             Ok(()) => prepared.commit(&self.exec, &self.name()),
             Err(mut error) => {
                 let mounts = prepared.commit_remains(&self.exec, cx);
-                error.remains =
-                    Some(Box::new(Remains { inputs: inputs.into_iter().map(Some).collect(), mounts, action: None }));
+                // Clients read these by mount, too.
+                let inputs = self.exec.mounts.iter().map(|m| inputs.get(input_of(m.input)?).cloned()).collect();
+                error.remains = Some(Box::new(Remains { inputs, mounts, part: None }));
                 Err(error)
             }
         }
@@ -125,11 +126,15 @@ impl ExecOp {
 
     async fn run_prepared(&self, prepared: &mut Prepared, cx: &OpContext<Build>) -> Result<(), StepError> {
         let meta = self.meta();
-        let process = self.process(&meta, prepared)?;
-        let spec = self.container(&meta, prepared)?;
+        let process = process_spec(&meta, &prepared.secret_env, prepared.ssh_socket.as_deref())?;
+        let shape =
+            Shape { network: self.exec.network(), security: self.exec.security(), resources: self.resources.clone() };
+        let spec = container_spec(&self.worker, &meta, shape, prepared)?;
         let (io, streams) =
             ProcessIo::piped().map_err(StepError::while_doing("cannot make the step's output pipes"))?;
-        let container = self.worker.sandbox.start(spec, process, io).await.map_err(StepError::while_doing(""))?;
+        let started = self.worker.sandbox.start(spec, process, io).await;
+        let failed = || format!("process {:?} did not complete successfully", self.name());
+        let container = started.map_err(|e| StepError::while_doing(failed())(e))?;
         for warning in container.warnings() {
             cx.log(2, format!("warning: {warning}\n"));
         }
@@ -153,68 +158,88 @@ impl ExecOp {
         }
         Err(StepErrorKind::Process { args: meta.args.clone(), cause: status.cause, oom: status.oom }.into())
     }
+}
 
-    fn process(&self, meta: &pb::Meta, prepared: &Prepared) -> Result<ProcessSpec, StepError> {
-        if meta.args.is_empty() {
-            return Err(StepError::refused("the step has no command: args must not be empty"));
-        }
-        let mut env = meta.env.clone();
-        let has = |env: &[String], name: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name));
-        for (name, value) in proxy_env(meta.proxy_env.as_ref()) {
-            if !has(&env, &name) {
-                env.push(format!("{name}={value}"));
-            }
-        }
-        env.extend(prepared.secret_env.iter().map(|(name, value)| format!("{name}={value}")));
-        if let Some(socket) = &prepared.ssh_socket
-            && !has(&env, "SSH_AUTH_SOCK")
-        {
-            env.push(format!("SSH_AUTH_SOCK={socket}"));
-        }
-        if !has(&env, "PATH") {
-            env.push(format!("PATH={}", cooper_llb::DEFAULT_PATH_UNIX));
-        }
-        Ok(ProcessSpec {
-            env,
-            cwd: PathBuf::from(if meta.cwd.is_empty() { "/" } else { &meta.cwd }),
-            user: meta.user.clone(),
-            ulimits: meta.ulimit.iter().map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard }).collect(),
-            ..ProcessSpec::new(meta.args.clone())
-        })
+/// A process as an op or a client describes it.
+pub(crate) fn process_spec(
+    meta: &pb::Meta,
+    secret_env: &[(String, String)],
+    ssh_socket: Option<&str>,
+) -> Result<ProcessSpec, StepError> {
+    if meta.args.is_empty() {
+        return Err(StepError::refused("the step has no command: args must not be empty"));
     }
-
-    fn container(&self, meta: &pb::Meta, prepared: &mut Prepared) -> Result<ContainerSpec, StepError> {
-        let (rootfs, readonly) = prepared.rootfs()?;
-        let config = &self.worker.config;
-        let mut spec = ContainerSpec::new(crate::layer_store::random_id(), rootfs);
-        spec.readonly_rootfs = readonly;
-        spec.mounts = prepared.take_mounts();
-        if !meta.hostname.is_empty() {
-            spec.hostname.clone_from(&meta.hostname);
+    let mut env = meta.env.clone();
+    let has = |env: &[String], name: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name));
+    for (name, value) in proxy_env(meta.proxy_env.as_ref()) {
+        if !has(&env, &name) {
+            env.push(format!("{name}={value}"));
         }
-        spec.network = match self.exec.network() {
-            pb::NetMode::None => Network::None,
-            pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
-        };
-        spec.security = match self.exec.security() {
-            pb::SecurityMode::Sandbox => Security::Sandboxed,
-            pb::SecurityMode::Insecure => Security::Insecure,
-        };
-        spec.extra_hosts = meta
-            .extra_hosts
-            .iter()
-            .map(|h| {
-                let ip = h.ip.parse().map_err(StepError::while_doing(format!("extra host {}={:?}", h.host, h.ip)))?;
-                Ok(Host { ip, name: h.host.clone() })
-            })
-            .collect::<Result<_, StepError>>()?;
-        spec.dns.clone_from(&config.dns);
-        spec.resources = self.resources.clone();
-        spec.shm_size = prepared.shm_size;
-        spec.remove_stubs_recursive = meta.remove_mount_stubs_recursive;
-        spec.cgroup_parent =
-            if meta.cgroup_parent.is_empty() { config.cgroup_parent.clone() } else { Some(meta.cgroup_parent.clone()) };
-        Ok(spec)
+    }
+    env.extend(secret_env.iter().map(|(name, value)| format!("{name}={value}")));
+    if let Some(socket) = ssh_socket
+        && !has(&env, "SSH_AUTH_SOCK")
+    {
+        env.push(format!("SSH_AUTH_SOCK={socket}"));
+    }
+    if !has(&env, "PATH") {
+        env.push(format!("PATH={}", cooper_llb::DEFAULT_PATH_UNIX));
+    }
+    Ok(ProcessSpec {
+        env,
+        cwd: PathBuf::from(if meta.cwd.is_empty() { "/" } else { &meta.cwd }),
+        user: meta.user.clone(),
+        ulimits: meta.ulimit.iter().map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard }).collect(),
+        ..ProcessSpec::new(meta.args.clone())
+    })
+}
+
+/// What surrounds a process, apart from its mounts.
+pub(crate) struct Shape {
+    pub network: pb::NetMode,
+    pub security: pb::SecurityMode,
+    pub resources: Resources,
+}
+
+/// The container around the mounts of `prepared`, which are taken from it.
+pub(crate) fn container_spec(
+    worker: &Worker,
+    meta: &pb::Meta,
+    shape: Shape,
+    prepared: &mut Prepared,
+) -> Result<ContainerSpec, StepError> {
+    let (rootfs, readonly) = prepared.rootfs()?;
+    let config = &worker.config;
+    let mut spec = ContainerSpec::new(crate::layer_store::random_id(), rootfs);
+    spec.readonly_rootfs = readonly;
+    spec.mounts = prepared.take_mounts();
+    if !meta.hostname.is_empty() {
+        spec.hostname.clone_from(&meta.hostname);
+    }
+    spec.network = match shape.network {
+        pb::NetMode::None => Network::None,
+        pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
+    };
+    spec.security = security(shape.security);
+    let host = |h: &pb::HostIp| {
+        let ip = h.ip.parse().map_err(StepError::while_doing(format!("extra host {}={:?}", h.host, h.ip)))?;
+        Ok(Host { ip, name: h.host.clone() })
+    };
+    spec.extra_hosts = meta.extra_hosts.iter().map(host).collect::<Result<_, StepError>>()?;
+    spec.dns.clone_from(&config.dns);
+    spec.resources = shape.resources;
+    spec.shm_size = prepared.shm_size;
+    spec.remove_stubs_recursive = meta.remove_mount_stubs_recursive;
+    spec.cgroup_parent =
+        if meta.cgroup_parent.is_empty() { config.cgroup_parent.clone() } else { Some(meta.cgroup_parent.clone()) };
+    Ok(spec)
+}
+
+/// How strictly a process is held.
+pub(crate) fn security(mode: pb::SecurityMode) -> Security {
+    match mode {
+        pb::SecurityMode::Sandbox => Security::Sandboxed,
+        pb::SecurityMode::Insecure => Security::Insecure,
     }
 }
 

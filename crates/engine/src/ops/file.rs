@@ -2,7 +2,7 @@
 
 use super::vertex;
 use crate::{
-    domain::{Build, Remains, StepError, StepErrorKind},
+    domain::{Build, FailedPart, Remains, StepError, StepErrorKind},
     tree::Tree,
     worker::{Worker, WriteTree},
 };
@@ -83,7 +83,7 @@ impl Op<Build> for FileOp {
                 selectors.push(Selector::of(&copy));
             }
         }
-        self.worker.content_digest(tree, selectors, cx).await
+        self.worker.content_digest(tree, selectors, cx).await.map_err(|e| e.digesting(input, tree))
     }
 
     async fn run(&self, inputs: Vec<Tree>, cx: &OpContext<Build>) -> Result<Vec<Option<Tree>>, StepError> {
@@ -95,12 +95,14 @@ impl Op<Build> for FileOp {
             inputs: inputs.clone(),
             states: Vec::new(),
             stop: stop.0.clone(),
+            keep: cx.jobs().iter().any(|job| job.keep_failed),
         };
         let outcome = tokio::task::spawn_blocking(move || run.all()).await;
         let outcome = outcome.map_err(StepError::while_doing("the file operation ended abnormally"))?;
-        outcome.map_err(|(action, mut error)| {
+        outcome.map_err(|failure| {
+            let Failure { action, mut error, mounts } = *failure;
             let inputs = inputs.into_iter().map(Some).collect();
-            error.remains = Some(Box::new(Remains { inputs, mounts: Vec::new(), action: Some(action) }));
+            error.remains = Some(Box::new(Remains { inputs, mounts, part: Some(FailedPart::Action(action)) }));
             error
         })
     }
@@ -128,23 +130,45 @@ struct Run {
     inputs: Vec<Tree>,
     states: Vec<State>,
     stop: Arc<AtomicBool>,
+    /// Whether what a failed action leaves is wanted.
+    keep: bool,
+}
+
+/// Where a run ended.
+struct Failure {
+    action: usize,
+    error: StepError,
+    /// What each action up to then made; for the failed one, what it left.
+    mounts: Vec<Option<Tree>>,
 }
 
 impl Run {
-    fn all(mut self) -> Result<Vec<Option<Tree>>, (usize, StepError)> {
+    fn all(mut self) -> Result<Vec<Option<Tree>>, Box<Failure>> {
         let actions = self.op.file.actions.clone();
         for (k, action) in actions.iter().enumerate() {
-            let state = self.one(k, action).map_err(|e| (k, e))?;
+            let state = self.one(k, action).map_err(|e| self.failure(k, e))?;
             self.states.push(state);
         }
         let count = actions.iter().filter_map(|a| usize::try_from(a.output).ok()).max().map_or(0, |max| max + 1);
         let mut outputs = vec![None; count];
         for (k, action) in actions.iter().enumerate() {
             if let Ok(output) = usize::try_from(action.output) {
-                outputs[output] = Some(self.tree(Place::Action(k)).map_err(|e| (k, e))?);
+                outputs[output] = Some(self.tree(Place::Action(k)).map_err(|e| self.failure(k, e))?);
             }
         }
         Ok(outputs)
+    }
+
+    fn failure(&mut self, action: usize, error: StepError) -> Box<Failure> {
+        let mut mounts = Vec::new();
+        if self.keep {
+            mounts = (0..self.op.file.actions.len()).map(|k| self.tree(Place::Action(k)).ok()).collect();
+            if mounts.get(action).is_some_and(Option::is_none) {
+                let target = self.op.place(self.op.file.actions[action].input);
+                mounts[action] = self.tree(target).ok();
+            }
+        }
+        Box::new(Failure { action, error, mounts })
     }
 
     /// How often what action `j` made is looked at by anyone but action `k` as its target.
@@ -238,7 +262,12 @@ impl Run {
         };
         executor.set_cancel_flag(self.stop.clone());
         let applied = executor.apply(&translate(kind)?, inputs);
-        applied.map_err(|e| StepErrorKind::Other { context: String::new(), source: Box::new(e) })?;
+        if let Err(error) = applied {
+            if self.keep && k == self.states.len() {
+                self.states.push(State::Writing(write, executor));
+            }
+            return Err(StepErrorKind::Other { context: String::new(), source: Box::new(error) }.into());
+        }
         Ok(State::Writing(write, executor))
     }
 }

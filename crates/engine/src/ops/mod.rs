@@ -8,7 +8,7 @@ pub mod http;
 pub mod image;
 pub mod local;
 pub mod merge;
-mod mounts;
+pub(crate) mod mounts;
 pub mod ssh;
 pub mod vertex;
 

@@ -9,6 +9,7 @@ use crate::{
 };
 use cooper_llb::pb;
 use cooper_mount::Mount;
+use cooper_rooted::Root;
 use cooper_sandbox::{ContainerMount, MountKind};
 use cooper_solver::OpContext;
 use std::{path::PathBuf, sync::Arc};
@@ -174,6 +175,23 @@ impl Prepared {
                 Err(StepError::refused("the step has no root file system: one bind mount must have the destination /"))
             }
         }
+    }
+
+    /// The files behind a mount, as they are now, to be read.
+    pub fn files(&self, mount: usize) -> Result<Root, StepError> {
+        let source = match self.slots.get(mount) {
+            Some(Slot::Read(_, read)) => return read.root(),
+            Some(Slot::Write(_, write)) => write.mount().clone().into_readonly(),
+            Some(Slot::Cache(lease)) => Mount::Bind { source: lease.dir().to_owned(), readonly: true },
+            Some(Slot::None) => return Err(StepError::refused(format!("mount {mount} holds no files to look at"))),
+            None => {
+                let count = self.slots.len();
+                return Err(StepError::refused(format!("mount index {mount} is out of bounds ({count} available)")));
+            }
+        };
+        let fd = cooper_rooted::mount::detached(&source)
+            .map_err(StepError::while_doing("cannot open the files of a container"))?;
+        Ok(Root::from_fd(fd))
     }
 
     /// The mounts below the root, for the sandbox.

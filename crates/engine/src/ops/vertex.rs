@@ -1,8 +1,8 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
 use super::{
-    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp, merge::Combine,
-    merge::CombineOp,
+    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp,
+    merge::Combine, merge::CombineOp,
 };
 use crate::{
     build_error::{BuildError, FailureClass},
@@ -27,7 +27,7 @@ pub fn bind(
     let op: Arc<dyn Op<Build>> = match &v.op.op {
         Some(Kind::Source(source)) => bind_source(source, v, worker)?,
         Some(Kind::Exec(exec)) => {
-            check_entitlements(exec, job)
+            check_entitlements(exec.network(), exec.security(), job)
                 .map_err(|reason| BuildError::refused(format!("{reason} (needed by {name:?})")))?;
             Arc::new(ExecOp {
                 worker: worker.clone(),
@@ -58,10 +58,7 @@ pub fn bind(
             return Err(BuildError::new(FailureClass::Unimplemented, "nested builds (LLB build op) are not supported"));
         }
         None => {
-            return Err(BuildError::new(
-                FailureClass::InvalidArgument,
-                format!("vertex {} has no operation", v.digest),
-            ));
+            return Err(BuildError::new(FailureClass::InvalidArgument, format!("vertex {} has no operation", v.digest)));
         }
     };
     Ok(Vertex {
@@ -138,11 +135,11 @@ fn resources(r: Option<&pb::LinuxResources>) -> Resources {
     }
 }
 
-/// What an exec op may do only when the build was granted it.
-fn check_entitlements(exec: &pb::ExecOp, job: &BuildJob) -> Result<(), String> {
+/// What a process may have only when the build was granted it.
+pub fn check_entitlements(network: pb::NetMode, security: pb::SecurityMode, job: &BuildJob) -> Result<(), String> {
     let needs = [
-        (exec.network() == pb::NetMode::Host, "network.host"),
-        (exec.security() == pb::SecurityMode::Insecure, "security.insecure"),
+        (network == pb::NetMode::Host, "network.host"),
+        (security == pb::SecurityMode::Insecure, "security.insecure"),
     ];
     match needs.into_iter().find(|(needed, name)| *needed && !job.entitlements.contains(*name)) {
         Some((_, name)) => Err(format!("{name} is not allowed")),
