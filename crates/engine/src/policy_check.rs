@@ -96,7 +96,7 @@ impl Bridge {
             match answer.result {
                 Some(Verdict::Request(question)) => known = self.answer(source, question).await?,
                 Some(Verdict::Decision(decision)) => {
-                    if !self.decide(source, decision)? {
+                    if !decide(source, decision)? {
                         return Ok(());
                     }
                     // Another source now: rules and policy see it anew.
@@ -137,28 +137,26 @@ impl Bridge {
         let answer = Box::pin(self.source_meta(question, false)).await;
         answer.map_err(|e| e.context("error resolving source metadata from policy request"))
     }
+}
 
-    /// Follows a decision. Returns whether the source is to be looked at again.
-    fn decide(&self, source: &mut pb::SourceOp, decision: DecisionResponse) -> Result<bool, BuildError> {
-        match PolicyAction::try_from(decision.action) {
-            Ok(PolicyAction::Allow) => Ok(false),
-            Ok(PolicyAction::Convert) => {
-                *source =
-                    decision.update.ok_or_else(|| BuildError::refused("convert action requires updated source"))?;
-                Ok(true)
+/// Follows a decision. Returns whether the source is to be looked at again.
+fn decide(source: &mut pb::SourceOp, decision: DecisionResponse) -> Result<bool, BuildError> {
+    match PolicyAction::try_from(decision.action) {
+        Ok(PolicyAction::Allow) => Ok(false),
+        Ok(PolicyAction::Convert) => {
+            *source = decision.update.ok_or_else(|| BuildError::refused("convert action requires updated source"))?;
+            Ok(true)
+        }
+        other => {
+            let action = other.map_or_else(|e| e.0.to_string(), |a| a.as_str_name().to_owned());
+            let message = format!("source {:?} not allowed by policy: action {action}", source.identifier);
+            let mut error = BuildError::new(FailureClass::Unknown, message);
+            if !decision.deny_messages.is_empty() {
+                let messages: Vec<_> = decision.deny_messages.iter().map(|m| json!({"message": m.message})).collect();
+                let value = json!({"action": PolicyAction::Deny as i32, "denyMessages": messages});
+                error.details.push(Detail { type_url: DECISION.to_owned(), value: value.to_string().into_bytes() });
             }
-            other => {
-                let action = other.map_or_else(|e| e.0.to_string(), |a| a.as_str_name().to_owned());
-                let message = format!("source {:?} not allowed by policy: action {action}", source.identifier);
-                let mut error = BuildError::new(FailureClass::Unknown, message);
-                if !decision.deny_messages.is_empty() {
-                    let messages: Vec<_> =
-                        decision.deny_messages.iter().map(|m| json!({"message": m.message})).collect();
-                    let value = json!({"action": PolicyAction::Deny as i32, "denyMessages": messages});
-                    error.details.push(Detail { type_url: DECISION.to_owned(), value: value.to_string().into_bytes() });
-                }
-                Err(error)
-            }
+            Err(error)
         }
     }
 }

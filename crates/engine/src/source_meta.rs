@@ -33,7 +33,8 @@ impl Bridge {
         &self,
         request: ResolveSourceMetaRequest,
     ) -> Result<ResolveSourceMetaResponse, BuildError> {
-        self.source_meta(request, true).await
+        // Boxed: large, as it may fetch from everywhere.
+        Box::pin(self.source_meta(request, true)).await
     }
 
     /// The same; a client's policy that asks itself is not asked in turn.
@@ -113,7 +114,7 @@ impl Bridge {
         internal_step::run(self.status(), name, async |step| {
             let tell = |event: Event| self.status().event(step.vertex(), event);
             let worker = self.worker();
-            let mut file = worker.resolve_http(&request, &jobs, &tell).await?;
+            let mut file = Box::pin(worker.resolve_http(&request, &jobs, &tell)).await?;
             let mut answer = ResolveSourceHttpResponse::default();
             if let Some((algorithm, suffix)) = checksum {
                 file = worker.fetch_http(&request, file, &jobs, &tell).await?;

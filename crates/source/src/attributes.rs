@@ -1,7 +1,7 @@
 //! From the identifier and attributes of an LLB source op to requests.
 
 use crate::{
-    git::{GitRequest, ModificationTime},
+    git::{GitBundle, GitRequest, ModificationTime},
     http::HttpRequest,
     image::{ImageRequest, ResolveMode},
 };
@@ -41,6 +41,9 @@ pub enum AttributeError {
         /// What it takes.
         expected: String,
     },
+    /// Attributes that cannot go together.
+    #[error("{0}")]
+    Conflict(String),
     /// An attribute whose meaning is not implemented, and which must not be ignored.
     #[error("source attribute {name} is not supported")]
     Unsupported {
@@ -87,6 +90,15 @@ impl GitRequest {
                 attrs::GIT_CHECKSUM => request.checksum = text(),
                 attrs::GIT_SKIP_SUBMODULES => request.skip_submodules = value == "true",
                 attrs::GIT_FETCH_BY_COMMIT => request.fetch_by_commit = value == "true",
+                attrs::GIT_CHECKOUT_BUNDLE => request.checkout_bundle = value == "true",
+                attrs::GIT_BUNDLE => {
+                    let store = |key: &str| attributes.get(key).cloned().unwrap_or_default();
+                    request.bundle = text().map(|locator| GitBundle {
+                        locator,
+                        session: store(attrs::OCI_SESSION),
+                        store: store(attrs::OCI_STORE),
+                    });
+                }
                 attrs::GIT_MTIME => {
                     request.mtime = match value.as_str() {
                         "" | "checkout" => ModificationTime::Checkout,
@@ -100,8 +112,37 @@ impl GitRequest {
                 _ => {}
             }
         }
-        Ok(request)
+        check_bundle(&request).map(|()| request)
     }
+}
+
+/// What must hold between the attributes of bundles and the others.
+fn check_bundle(request: &GitRequest) -> Result<(), AttributeError> {
+    let refuse = |reason: String| Err(AttributeError::Conflict(reason));
+    if let Some(GitBundle { locator, .. }) = &request.bundle {
+        let known = ["docker-image+blob://", "oci-layout+blob://"];
+        if !known.iter().any(|scheme| locator.starts_with(scheme)) {
+            return refuse(format!("git.bundle locator {locator:?} is not supported; expected {}", known.join(" or ")));
+        }
+        if !locator.contains("@sha256:") {
+            return refuse(format!("git.bundle locator {locator:?} has no sha256 digest"));
+        }
+        let Some(checksum) = &request.checksum else {
+            return refuse("git.bundle requires git.checksum to be set".to_owned());
+        };
+        let hash =
+            matches!(request.reference.len(), 40 | 64) && request.reference.bytes().all(|b| b.is_ascii_hexdigit());
+        if hash && !request.reference.starts_with(checksum.as_str()) {
+            return refuse(format!("expected checksum to match {checksum}, got {}", request.reference));
+        }
+    }
+    if request.checkout_bundle && request.keep_git_dir {
+        return refuse("git.checkoutbundle is incompatible with git.keepgitdir".to_owned());
+    }
+    if request.checkout_bundle && !request.subdir.is_empty() {
+        return refuse("git.checkoutbundle is incompatible with git.subdir".to_owned());
+    }
+    Ok(())
 }
 
 impl HttpRequest {
@@ -196,6 +237,10 @@ mod tests {
             ("git://h/x", &[("git.sig.pubkey", "key")]),
             ("git://h/x", &[("git.bundle", "docker-image+blob://x")]),
             ("git://h/x", &[("git.mtime", "never")]),
+            ("git://h/x", &[("git.bundle", "oci-layout+blob://x@sha256:0")]),
+            ("git://h/x", &[("git.bundle", "https://x@sha256:0"), ("git.checksum", "ab")]),
+            ("git://h/x", &[("git.checkoutbundle", "true"), ("git.keepgitdir", "true")]),
+            ("git://h/x#:sub", &[("git.checkoutbundle", "true")]),
         ] {
             assert!(of(identifier, pairs).is_err(), "{identifier} {pairs:?}");
         }

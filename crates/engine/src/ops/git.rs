@@ -1,5 +1,6 @@
 //! Checkouts of git repositories (`git://`).
 
+use super::blob::BlobPlace;
 use crate::{
     domain::{Build, BuildJob, StepError},
     layer_store::RecordType,
@@ -15,7 +16,10 @@ use cooper_source::{
     git::{GitCommit, GitObjects, GitRequest},
 };
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A git source bound to a worker.
 pub struct GitOp {
@@ -67,6 +71,7 @@ impl Op<Build> for GitOp {
         let worker = self.worker.clone();
         let write = tokio::task::spawn_blocking(move || worker.write(&Tree::default())).await;
         let write = write.map_err(StepError::while_doing(doing()))??;
+        self.worker.import_bundle(&self.request, &commit, &jobs, &tell).await?;
         let checkout = self.worker.git.checkout(&self.request, &commit, &access, write.active().layer_dir()).await;
         checkout.map_err(StepError::while_doing(""))?;
         let description = format!("git snapshot for {}#{}", shown(&self.request.remote), self.request.reference);
@@ -90,7 +95,12 @@ impl Worker {
     ) -> Result<GitCommit, StepError> {
         let resolve = async {
             let access = ClientAccess::new(self, jobs, tell);
-            self.git.resolve(request, &access).await.map_err(StepError::while_doing(""))
+            // Most requests for bundles name a commit: nothing need be looked up.
+            let commit = match self.bundle_file(request, request.names_commit(), jobs, tell).await? {
+                Some(file) => self.git.resolve_in_bundle(request, file.path(), &access).await,
+                None => self.git.resolve(request, &access).await,
+            };
+            commit.map_err(StepError::while_doing(""))
         };
         let checksum = request.checksum.as_deref().unwrap_or_default();
         let key = format!("{}#{} {checksum} {}", request.remote, request.reference, request.fetch_by_commit);
@@ -111,8 +121,66 @@ impl Worker {
         jobs: &[Arc<BuildJob>],
         tell: Tell<'_>,
     ) -> Result<GitObjects, StepError> {
+        self.import_bundle(request, commit, jobs, tell).await?;
         let access = ClientAccess::new(self, jobs, tell);
         self.git.objects(request, commit, &access).await.map_err(StepError::while_doing(""))
+    }
+
+    /// Takes the commits of the request's bundle, if it has one.
+    async fn import_bundle(
+        &self,
+        request: &GitRequest,
+        commit: &GitCommit,
+        jobs: &[Arc<BuildJob>],
+        tell: Tell<'_>,
+    ) -> Result<(), StepError> {
+        let Some(file) = self.bundle_file(request, false, jobs, tell).await? else { return Ok(()) };
+        let access = ClientAccess::new(self, jobs, tell);
+        self.git.import_bundle(request, commit, file.path(), &access).await.map_err(StepError::while_doing(""))
+    }
+
+    /// The request's bundle as a file with a path, which git wants; none when it has none or `unneeded`.
+    async fn bundle_file(
+        &self,
+        request: &GitRequest,
+        unneeded: bool,
+        jobs: &[Arc<BuildJob>],
+        tell: Tell<'_>,
+    ) -> Result<Option<BundleFile>, StepError> {
+        let Some(bundle) = request.bundle.as_ref().filter(|_| !unneeded) else { return Ok(None) };
+        let (scheme, name) = bundle.locator.split_once("://").unwrap_or_default();
+        // A layout without a name is called as the locator says.
+        let store = if bundle.store.is_empty() { name.split('@').next().unwrap_or_default() } else { &bundle.store };
+        let attrs = [("oci.session", bundle.session.as_str()), ("oci.store", store)];
+        let attrs = attrs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let doing = format!("failed to fetch git bundle {name}");
+        let place = BlobPlace::new(scheme, name, &attrs).map_err(StepError::while_doing(doing.clone()))?;
+        self.fetch_blob(&place, jobs, tell).await.map_err(StepError::while_doing(doing.clone()))?;
+        let file = BundleFile(self.scratch.join(format!("bundle-{}", crate::layer_store::random_id())));
+        let content = self.layers.content.clone();
+        let copy = move || {
+            let blob = content.reader(&place.digest).map_err(std::io::Error::other)?;
+            let mut target = std::fs::File::create_new(file.path())?;
+            std::io::copy(&mut blob.file(), &mut target)?;
+            Ok::<_, std::io::Error>(file)
+        };
+        let copied = tokio::task::spawn_blocking(copy).await.map_err(StepError::while_doing(doing.clone()))?;
+        copied.map(Some).map_err(StepError::while_doing(doing))
+    }
+}
+
+/// A bundle on disk, removed when dropped.
+struct BundleFile(PathBuf);
+
+impl BundleFile {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for BundleFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
     }
 }
 

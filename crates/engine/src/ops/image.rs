@@ -41,8 +41,8 @@ impl ImageOp {
         let attr = |name: &str| attrs.get(name).filter(|v| !v.is_empty());
         let layout = scheme == "oci-layout";
         let limit = attr(if layout { "oci.layerlimit" } else { "image.layerlimit" });
-        let layer_limit =
-            limit.map(|v| v.parse::<usize>().map_err(|_| format!("invalid layer limit {v:?}"))).transpose()?;
+        let limit_of = |v: &String| v.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid layer limit {v}"));
+        let layer_limit: Option<usize> = limit.map(limit_of).transpose()?;
         let checksum = attr("image.checksum")
             .map(|v| v.parse().map_err(|e: cooper_oci::DigestError| e.to_string()))
             .transpose()?;

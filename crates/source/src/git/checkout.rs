@@ -21,6 +21,9 @@ impl GitSource {
     ) -> Result<(), GitError> {
         let git = self.git(request, access).await?;
         let repository = self.fetched(&git, request, commit).await?;
+        if request.checkout_bundle {
+            return super::bundle::write(&git, &repository.dir, request, commit, dir).await;
+        }
         let subdir = clean(&request.subdir);
         // The whole tree is written beside the wanted part, on the same file system: renames move it.
         let whole = match &subdir {

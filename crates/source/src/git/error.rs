@@ -61,6 +61,14 @@ pub enum GitError {
         /// The commit expected.
         commit: String,
     },
+    /// The bundle lacks the commit that was pinned.
+    #[error("commit {commit} not found in bundle {bundle}")]
+    NotInBundle {
+        /// The commit.
+        commit: String,
+        /// The bundle's locator.
+        bundle: String,
+    },
     /// The subdirectory is no directory of the repository.
     #[error("invalid subdir {subdir}: {part:?} is not a directory of the repository")]
     Subdir {

@@ -30,7 +30,7 @@ impl GitSource {
 }
 
 /// Creates the bare repository, unless it is there: complete or not at all.
-async fn prepare(git: &Git<'_>, dir: &Path, request: &GitRequest, sha256: bool) -> Result<(), GitError> {
+pub(super) async fn prepare(git: &Git<'_>, dir: &Path, request: &GitRequest, sha256: bool) -> Result<(), GitError> {
     if dir.exists() {
         // A killed fetch leaves its lock; this task holds the repository alone.
         let lock = dir.join("shallow.lock");
@@ -52,7 +52,7 @@ async fn prepare(git: &Git<'_>, dir: &Path, request: &GitRequest, sha256: bool) 
     std::fs::rename(temporary.keep(), dir).map_err(GitError::io("create", dir))
 }
 
-async fn has(git: &Git<'_>, dir: &Path, hash: &str) -> bool {
+pub(super) async fn has(git: &Git<'_>, dir: &Path, hash: &str) -> bool {
     let object = format!("{hash}^{{commit}}");
     git.run("failed to look for a commit of", Place::bare(dir), ["cat-file", "-e", &object]).await.is_ok()
 }

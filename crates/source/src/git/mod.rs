@@ -4,6 +4,7 @@
 //! fetches; a checkout is written from it. The program runs with a scrubbed environment: no configuration of the
 //! user or the system, no prompts, no local files as submodules.
 
+mod bundle;
 mod checkout;
 mod command;
 mod error;
@@ -12,6 +13,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub use bundle::GitBundle;
 pub use command::{GitAccess, NoAccess, SshSocket};
 pub use error::GitError;
 pub use resolve::{GitCommit, GitObjects, GitRequest, GitSource, ModificationTime};

@@ -1,7 +1,7 @@
 //! From a reference to a commit.
 
 use super::{
-    GitAccess, GitError,
+    GitAccess, GitBundle, GitError,
     command::{Git, Place, redacted, temporary_file},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -53,6 +53,17 @@ pub struct GitRequest {
     pub ssh_agent: Option<String>,
     /// Lines of a known-hosts file.
     pub known_hosts: Option<String>,
+    /// Where commits come from in place of the remote. The caller fetches it, see [`GitSource::import_bundle`].
+    pub bundle: Option<GitBundle>,
+    /// Whether the checkout is a bundle, a single file of that name.
+    pub checkout_bundle: bool,
+}
+
+impl GitRequest {
+    /// Whether the request says by itself which commit it is about.
+    pub fn names_commit(&self) -> bool {
+        pinned(self).is_ok_and(|commit| commit.is_some())
+    }
 }
 
 /// What a request stands for.
@@ -96,6 +107,9 @@ impl GitCommit {
         if request.mtime == ModificationTime::Commit {
             key += "(mtime=commit)";
         }
+        if request.checkout_bundle {
+            key += "(bundle)";
+        }
         key
     }
 }
@@ -130,22 +144,7 @@ impl GitSource {
             "" => default_branch(&git, &request.remote).await?,
             reference => reference.to_owned(),
         };
-        let peeled = format!("{reference}^{{}}");
-        let args = ["ls-remote", "--", &request.remote, &reference, &peeled];
-        let out = git.run("failed to fetch remote", Place::default(), args).await?;
-        let commit = listed(&String::from_utf8_lossy(&out), &reference)?;
-        match &request.checksum {
-            Some(expected)
-                if ![Some(&commit.checksum), commit.commit.as_ref()]
-                    .iter()
-                    .flatten()
-                    .any(|c| c.starts_with(expected.as_str())) =>
-            {
-                let both = commit.commit.as_ref().map(|c| format!(" or {c}")).unwrap_or_default();
-                Err(GitError::Mismatch { expected: expected.clone(), actual: format!("{}{both}", commit.checksum) })
-            }
-            _ => Ok(commit),
-        }
+        matching(&git, request, &request.remote, &reference).await
     }
 
     /// The objects behind `commit`, for signature checks; fetches them.
@@ -203,7 +202,7 @@ pub(super) struct Repository {
     _guard: OwnedMutexGuard<()>,
 }
 
-fn check(request: &GitRequest) -> Result<(), GitError> {
+pub(super) fn check(request: &GitRequest) -> Result<(), GitError> {
     if request.reference.starts_with('-') {
         return Err(GitError::Reference(request.reference.clone()));
     }
@@ -217,7 +216,7 @@ fn check(request: &GitRequest) -> Result<(), GitError> {
 }
 
 /// The commit that a request names itself.
-fn pinned(request: &GitRequest) -> Result<Option<GitCommit>, GitError> {
+pub(super) fn pinned(request: &GitRequest) -> Result<Option<GitCommit>, GitError> {
     if is_commit(&request.reference) {
         return match &request.checksum {
             Some(expected) if !request.reference.starts_with(expected.as_str()) => {
@@ -225,6 +224,9 @@ fn pinned(request: &GitRequest) -> Result<Option<GitCommit>, GitError> {
             }
             _ => Ok(Some(of_commit(&request.reference, &request.reference))),
         };
+    }
+    if let (Some(_), "", Some(checksum)) = (&request.bundle, request.reference.as_str(), &request.checksum) {
+        return Ok(Some(of_commit(checksum, checksum)));
     }
     if !request.fetch_by_commit {
         return Ok(None);
@@ -242,6 +244,25 @@ fn pinned(request: &GitRequest) -> Result<Option<GitCommit>, GitError> {
 
 fn of_commit(reference: &str, checksum: &str) -> GitCommit {
     GitCommit { reference: reference.to_owned(), checksum: checksum.to_owned(), commit: None }
+}
+
+/// What `reference` is in the repository or bundle at `from`, when it is what the request pins.
+pub(super) async fn matching(
+    git: &Git<'_>,
+    request: &GitRequest,
+    from: &str,
+    reference: &str,
+) -> Result<GitCommit, GitError> {
+    let peeled = format!("{reference}^{{}}");
+    let args = ["ls-remote", "--", from, reference, &peeled];
+    let out = git.run("failed to fetch remote", Place::default(), args).await?;
+    let commit = listed(&String::from_utf8_lossy(&out), reference)?;
+    let Some(expected) = &request.checksum else { return Ok(commit) };
+    if [Some(&commit.checksum), commit.commit.as_ref()].iter().flatten().any(|c| c.starts_with(expected.as_str())) {
+        return Ok(commit);
+    }
+    let both = commit.commit.as_ref().map(|c| format!(" or {c}")).unwrap_or_default();
+    Err(GitError::Mismatch { expected: expected.clone(), actual: format!("{}{both}", commit.checksum) })
 }
 
 /// A full SHA-1 or SHA-256 hash.

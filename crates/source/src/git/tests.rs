@@ -313,3 +313,34 @@ async fn secrets_are_sent_and_not_shown() {
     let request = GitRequest { ssh_agent: Some("default".into()), ..request };
     assert!(matches!(b.source.resolve(&request, &secrets).await, Err(GitError::Ssh { .. })));
 }
+
+#[tokio::test]
+async fn bundles_are_written_and_read() {
+    let mut b = Bench::new();
+    let main = b.hash("main");
+    // The shallow repository of an ordinary checkout must not make a shallow bundle.
+    b.checkout(&b.request("main")).await.unwrap();
+    let (_, out) = b.checkout(&GitRequest { checkout_bundle: true, ..b.request("main") }).await.unwrap();
+    assert_eq!(list(&out), "bundle");
+    let file = out.join("bundle");
+    let bundle = Some(GitBundle { locator: "docker-image+blob://x".into(), ..GitBundle::default() });
+    for (reference, full) in [("main", "refs/heads/main"), ("", main.as_str()), (main.as_str(), main.as_str())] {
+        let request = GitRequest {
+            remote: "https://nowhere.invalid/x.git".into(),
+            bundle: bundle.clone(),
+            checksum: Some(main.clone()),
+            ..b.request(reference)
+        };
+        let source = GitSource::open(b.dir.path().join(format!("other{}", reference.len()))).unwrap();
+        let commit = source.resolve_in_bundle(&request, &file, &NoAccess).await.unwrap();
+        assert_eq!((commit.reference.as_str(), commit.checksum.as_str()), (full, main.as_str()));
+        source.import_bundle(&request, &commit, &file, &NoAccess).await.unwrap();
+        let out = tempfile::tempdir().unwrap();
+        source.checkout(&request, &commit, &NoAccess, out.path()).await.unwrap();
+        assert_eq!(list(out.path()), SECOND);
+    }
+    let absent = GitRequest { bundle, checksum: Some("0".repeat(40)), ..b.request("") };
+    let commit = b.source.resolve_in_bundle(&absent, &file, &NoAccess).await.unwrap();
+    let error = b.source.import_bundle(&absent, &commit, &file, &NoAccess).await.unwrap_err().to_string();
+    assert!(error.contains("not found in bundle docker-image+blob://x"), "{error}");
+}

@@ -150,6 +150,9 @@ async fn what_has_not_changed_is_not_downloaded_again() {
     *server.body.lock().unwrap() = b"two".to_vec();
     assert_eq!(b.fetch(&request).await.unwrap().digest, Digest::of("two"));
     b.store.delete(&Digest::of("two")).unwrap();
+    server.log();
+    let resolved = b.source.resolve(&request, &NoSecrets, |_, _| {}).await.unwrap();
+    assert_eq!((resolved.digest, server.log().as_str()), (Digest::of("two"), "HEAD /f 304"), "known without content");
     assert_eq!(b.fetch(&request).await.unwrap().digest, Digest::of("two"), "lost content is downloaded again");
 }
 
