@@ -111,7 +111,7 @@ impl Bridge {
         let request = HttpRequest::from_source(&source.identifier, &source.attrs).map_err(|e| invalid(source, &e))?;
         let checksum = checksum.map(|c| Ok::<_, BuildError>((algorithm(&c)?, c.suffix))).transpose()?;
         let jobs = [self.job().clone()];
-        internal_step::run(self.status(), name, async |step| {
+        let work = internal_step::run(self.status(), name, async |step| {
             let tell = |event: Event| self.status().event(step.vertex(), event);
             let worker = self.worker();
             let mut file = Box::pin(worker.resolve_http(&request, &jobs, &tell)).await?;
@@ -128,8 +128,8 @@ impl Bridge {
             answer.filename = file.filename;
             answer.last_modified = file.last_modified.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
             Ok::<_, StepError>(answer)
-        })
-        .await
+        });
+        Box::pin(work).await
     }
 
     async fn image_meta(
