@@ -41,8 +41,7 @@ impl GitSource {
             repository.dir.clone()
         };
         if !request.skip_submodules {
-            let args = ["submodule", "update", "--init", "--recursive", "--depth=1"];
-            git.run("failed to update submodules for", Place::tree(&git_dir, tree), args).await?;
+            update_submodules(&git, Place::tree(&git_dir, tree)).await?;
         }
         let time = match request.mtime {
             ModificationTime::Commit => Some(commit_time(&git, &repository.dir, commit).await?),
@@ -60,6 +59,18 @@ impl GitSource {
             Ok(result) => result,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
+    }
+}
+
+/// Checks submodules out, without their history where the servers can do that.
+async fn update_submodules(git: &Git<'_>, place: Place<'_>) -> Result<(), GitError> {
+    let what = "failed to update submodules for";
+    let args = ["submodule", "update", "--init", "--recursive"];
+    match git.run(what, place, args.into_iter().chain(["--depth=1"])).await {
+        Err(e) if e.stderr().contains("--depth") || e.stderr().contains("shallow") => {
+            git.run(what, place, args).await.map(drop)
+        }
+        result => result.map(drop),
     }
 }
 
