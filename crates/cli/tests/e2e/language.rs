@@ -15,9 +15,12 @@ fn built(lines: &str, files: &[(&str, &str)], flags: &[&str]) -> String {
     read(shop.path("out/out"))
 }
 
+/// Lines, files of the context, flags, and what is in `/out` then.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+
 #[test]
 fn results_of_builds() {
-    let cases: &[(&str, &[(&str, &str)], &[&str], &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("FROM base AS one\nRUN echo 1 > /out\nFROM base\nRUN echo 2 > /out\n", &[], &["--target", "one"], "1\n"),
         ("ARG A=no\nRUN echo $A $B > /out\n", &[], &["--build-arg", "A=yes", "--build-arg", "B=b"], "yes\n"),
         ("ENV P=/a\nWORKDIR $P\nWORKDIR b\nRUN pwd > /out\n", &[], &[], "/a/b\n"),

@@ -14,6 +14,8 @@ fn in_tar(tar: &Path) -> String {
     outcome(Command::new("tar").arg("-xOf").arg(tar).arg("made")).ok().text()
 }
 
+type Reader<'a> = Box<dyn Fn(&str) -> String + 'a>;
+
 #[test]
 fn files_directories_and_standard_output() {
     let shop = workshop();
@@ -22,8 +24,7 @@ fn files_directories_and_standard_output() {
     let in_image = |reference: String, name: &str| read(unpack(&reference, &shop.path(name)).join("made"));
     let path = |name: &str| shop.path(name).display().to_string();
 
-    // Attributes, where the result is then, and how to read `/made` out of it.
-    type Reader<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    // Attributes, and how to read `/made` out of what they make.
     let cases: Vec<(&str, Reader<'_>)> = vec![
         ("oci", Box::new(|at: &str| in_image(format!("oci-archive:{at}"), "u1"))),
         ("docker,name=example.com/made:1", Box::new(|at: &str| in_image(format!("docker-archive:{at}"), "u2"))),

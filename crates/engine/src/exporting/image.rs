@@ -89,7 +89,9 @@ pub async fn to_store(
     }
     if attrs.push {
         if made.names.given.is_empty() {
-            return Err(BuildError::refused("an image to be pushed needs a name: set the attribute name=REGISTRY/REPOSITORY:TAG"));
+            return Err(BuildError::refused(
+                "an image to be pushed needs a name: set the attribute name=REGISTRY/REPOSITORY:TAG",
+            ));
         }
         let client = worker.registry_client(std::slice::from_ref(bridge.job()));
         for name in &made.names.given {

@@ -175,20 +175,17 @@ impl TarSink {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.outgoing.poll_reserve(cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => {
-                // The call has ended; its outcome says why.
-                if let Call::Running(call) = &mut self.call {
-                    let outcome = ready!(call.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled));
-                    self.call = Call::Ended(outcome);
-                }
-                Poll::Ready(Err(match &self.call {
-                    Call::Ended(Err(error)) => io::Error::other(error.to_string()),
-                    _ => io::ErrorKind::BrokenPipe.into(),
-                }))
-            }
+        if ready!(self.outgoing.poll_reserve(cx)).is_ok() {
+            return Poll::Ready(Ok(()));
         }
+        // The call has ended; its outcome says why.
+        if let Call::Running(call) = &mut self.call {
+            self.call = Call::Ended(ready!(call.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled)));
+        }
+        Poll::Ready(Err(match &self.call {
+            Call::Ended(Err(error)) => io::Error::other(error.to_string()),
+            _ => io::ErrorKind::BrokenPipe.into(),
+        }))
     }
 
     /// Sends what is buffered.
