@@ -4,7 +4,7 @@ use crate::{
     config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
-    services::{ContentService, ControlService, Draining, GatewayService, MAX_MESSAGE, TraceSink, describe_error},
+    services::{ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink, describe_error},
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
@@ -56,9 +56,12 @@ impl Daemon {
     /// Locks and opens the root of a completed configuration. Needs a tokio runtime.
     pub fn open(
         config: DaemonConfig,
-        frontends: Vec<Arc<dyn Frontend>>,
+        mut frontends: Vec<Arc<dyn Frontend>>,
         credentials: Option<Arc<dyn Credentials>>,
     ) -> Result<Self, ServeError> {
+        let settings = [("dockerfile.v0", &config.frontend.dockerfile), ("gateway.v0", &config.frontend.gateway)];
+        let disabled = settings.map(|(name, setting)| (setting.enabled == Some(false)).then_some(name));
+        frontends.retain(|frontend| !disabled.contains(&Some(frontend.name())));
         let root = config.root.clone().unwrap_or_default();
         let mut lock = RootLock::acquire(&root)?;
         if let Err(error) = lock.describe(&config.grpc.address) {
@@ -210,6 +213,7 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
             max_entries: usize::try_from(h.max_entries).unwrap_or(usize::MAX),
         }),
         describe_error: Some(describe_error),
+        gateway_server: Some(Arc::new(FrontendServer)),
         root,
     })
 }

@@ -209,6 +209,15 @@ impl Bridge {
         &self.inner.engine.worker
     }
 
+    pub(crate) fn gateway_server(&self) -> Option<Arc<dyn crate::frontend_image::GatewayServer>> {
+        self.inner.engine.gateway_server.clone()
+    }
+
+    /// How clients see the worker.
+    pub fn worker_info(&self) -> &crate::engine::WorkerInfo {
+        self.inner.engine.worker_info()
+    }
+
     /// What the worker runs, its own platform first.
     pub fn platforms(&self) -> Vec<Platform> {
         self.inner.engine.worker_info().platforms.clone()

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     error::Error as StdError,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ pub struct BuildJob {
     /// Which sources it may use.
     pub policy: crate::policy::SourcePolicy,
     /// Whether the filesystems of a failed step are kept for the client to look at.
-    pub keep_failed: bool,
+    pub keep_failed: AtomicBool,
 }
 
 impl BuildJob {
@@ -57,7 +57,7 @@ impl BuildJob {
             registry: OnceLock::new(),
             pins: crate::source_access::Pins::default(),
             policy: crate::policy::SourcePolicy::default(),
-            keep_failed: false,
+            keep_failed: AtomicBool::new(false),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     cache_mounts::CacheMounts,
     domain::{Build, BuildJob, Chain},
     exporting::{Exporter, ExporterSpec, made},
+    frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
     history::{DescribeError, History, HistoryLimits, Recording, TraceContext},
     image_names::ImageNames,
@@ -63,6 +64,8 @@ pub struct EngineConfig {
     pub history: HistoryLimits,
     /// How failures are put into records; without, a record has the message alone.
     pub describe_error: Option<DescribeError>,
+    /// Serves frontends that are container images; without, there are only those that are built in.
+    pub gateway_server: Option<Arc<dyn GatewayServer>>,
 }
 
 /// Why an engine cannot be opened.
@@ -109,6 +112,7 @@ pub struct EngineInner {
     pub(crate) caps: CapSet,
     pub(crate) gc: Vec<GcPolicy>,
     pub(crate) history: Arc<History>,
+    pub(crate) gateway_server: Option<Arc<dyn GatewayServer>>,
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
@@ -251,6 +255,7 @@ impl Engine {
             caps: CapSet::llb(),
             gc: config.gc,
             history: Arc::new(history),
+            gateway_server: config.gateway_server,
             frontends: frontends.into_iter().map(|f| (f.name(), f)).collect(),
             builds: Mutex::default(),
             arrived: Notify::new(),
@@ -325,7 +330,7 @@ impl Engine {
             BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
         data.policy = request.policy.clone();
-        data.keep_failed = driven;
+        data.keep_failed = driven.into();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
         let result = if driven {
             self.driven(running, &bridge, request.request).await?

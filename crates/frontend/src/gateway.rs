@@ -39,11 +39,8 @@ impl Frontend for Gateway {
             self.policy.stands_in_for(&source) && !has_named_context(&options, &source, &images::platform(bridge))
         };
         if !builtin {
-            let message = format!(
-                "frontend image {source:?} cannot be run: this builder runs only its built-in Dockerfile frontend, which \
-                 stands in for docker/dockerfile"
-            );
-            return Err(BuildError::new(FailureClass::Unimplemented, message));
+            let image = images::open(bridge, &request, &source).await?;
+            return bridge.run_frontend(image, request).await;
         }
         if source != dockerfile::NAME {
             images::announce(bridge, &source).await?;

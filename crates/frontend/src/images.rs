@@ -1,7 +1,12 @@
-//! Frontend images that the built-in frontend stands in for.
+//! Frontend images: which are run, and which the built-in frontend stands in for.
 
-use cooper_engine::{Bridge, BuildError, FailureClass};
-use cooper_oci::{ImageRef, Platform};
+use crate::dockerfile::{Options, has_named_context, load, open_named_context};
+use cooper_dockerfile::lower::{ContextRequest, Files};
+use cooper_engine::{
+    Bridge, BuildError, FailureClass, FrontendRequest, bridge::ResolveOptions, frontend_image::FrontendImage,
+};
+use cooper_llb::{Image, Meta};
+use cooper_oci::{ImageConfig, ImageRef, Platform, ReferenceError};
 
 /// Which frontend images are built with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +56,37 @@ fn is_builtin(image: &str) -> bool {
 /// What frontend images run on.
 pub fn platform(bridge: &Bridge) -> Platform {
     bridge.platforms().into_iter().next().unwrap_or_else(Platform::host)
+}
+
+/// The image of a frontend: a named context, or an image of a registry.
+pub async fn open(bridge: &Bridge, request: &FrontendRequest, source: &str) -> Result<FrontendImage, BuildError> {
+    let platform = platform(bridge);
+    let options = Options::parse(request.clone(), bridge)?;
+    if has_named_context(&options, source, &platform) {
+        let wanted = ContextRequest { name: source.to_owned(), platform, resolve_mode: String::new() };
+        let context = open_named_context(bridge, &options, &wanted).await?;
+        let output = match context.files {
+            Files::Output(output) => output,
+            Files::Local { name, local, meta } => local.output(&name, *meta),
+        };
+        return Ok(FrontendImage { root: load(bridge, &output).await?, config: context.image });
+    }
+    let invalid = |e: String| BuildError::new(FailureClass::InvalidArgument, format!("frontend image {source:?}: {e}"));
+    let reference: ImageRef = source.parse().map_err(|e: ReferenceError| invalid(e.to_string()))?;
+    let reference = reference.with_default_tag();
+    let options = ResolveOptions {
+        platform: Some(platform.clone()),
+        log_name: Some(format!("resolve image config for docker-image://{reference}")),
+        ..ResolveOptions::default()
+    };
+    let resolved = bridge.resolve_image_config(&reference.to_string(), &options).await?;
+    let config: ImageConfig = serde_json::from_slice(&resolved.config).map_err(|e| invalid(e.to_string()))?;
+    // What was resolved is what runs, whatever the tag is moved to meanwhile.
+    let pinned: ImageRef = resolved.reference.parse().map_err(|e: ReferenceError| invalid(e.to_string()))?;
+    let pinned = pinned.with_digest(resolved.digest);
+    let image = Image { record_type: "frontend".to_owned(), ..Image::default() };
+    let output = image.output(&pinned, Meta::default().on(&platform));
+    Ok(FrontendImage { root: load(bridge, &output).await?, config: Some(config) })
 }
 
 /// Shows that no image is pulled, and what builds instead.

@@ -1,4 +1,4 @@
-//! `moby.buildkit.v1.frontend.LLBBridge` on the control socket: clients that are their own frontend.
+//! `moby.buildkit.v1.frontend.LLBBridge`: clients that are their own frontend, and frontends in containers.
 
 use super::{convert, error, process};
 use cooper_engine::{
@@ -21,22 +21,40 @@ const BUILD_ID: &str = "buildkit-controlapi-buildid";
 /// Messages of processes that wait for the client.
 const MESSAGES: usize = 32;
 
-/// The service over an engine.
+/// The service.
 #[derive(Clone)]
 pub struct GatewayService {
-    engine: Engine,
+    builds: Builds,
+}
+
+/// How the build of a call is found.
+#[derive(Clone)]
+enum Builds {
+    /// Calls name it.
+    Named(Engine),
+    /// The connection belongs to it.
+    One(Arc<Gateway>),
 }
 
 impl GatewayService {
-    /// Speaks for `engine`.
+    /// For clients of `engine` that are the frontends of their builds.
     pub fn new(engine: Engine) -> Self {
-        Self { engine }
+        Self { builds: Builds::Named(engine) }
+    }
+
+    /// For the frontend of one build.
+    pub fn bound(gateway: Arc<Gateway>) -> Self {
+        Self { builds: Builds::One(gateway) }
     }
 
     async fn build<T>(&self, request: &Request<T>) -> Result<Arc<Gateway>, Status> {
+        let engine = match &self.builds {
+            Builds::Named(engine) => engine,
+            Builds::One(gateway) => return Ok(gateway.clone()),
+        };
         let id = request.metadata().get(BUILD_ID).and_then(|v| v.to_str().ok());
         let id = id.ok_or_else(|| Status::unknown("no buildid found in context"))?;
-        self.engine.gateway(id).await.map_err(|e| error::status(&e))
+        engine.gateway(id).await.map_err(|e| error::status(&e))
     }
 }
 
@@ -86,11 +104,11 @@ fn returned(gateway: &Gateway, result: pb::Result) -> Result<BuildResult, BuildE
 #[tonic::async_trait]
 impl LlbBridge for GatewayService {
     async fn ping(&self, request: Request<pb::PingRequest>) -> Result<Response<pb::PongResponse>, Status> {
-        self.build(&request).await?;
+        let gateway = self.build(&request).await?;
         Ok(Response::new(pb::PongResponse {
             frontend_api_caps: caps::announce(caps::GATEWAY),
             llb_caps: caps::announce(caps::LLB),
-            workers: vec![convert::worker_record(self.engine.worker_info())],
+            workers: vec![convert::worker_record(gateway.bridge().worker_info())],
         }))
     }
 

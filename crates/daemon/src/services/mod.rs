@@ -5,6 +5,7 @@ mod content;
 mod control;
 mod convert;
 mod error;
+mod frontend;
 mod gateway;
 mod history;
 mod process;
@@ -14,6 +15,7 @@ mod trace;
 pub use content::ContentService;
 pub use control::{ControlService, Draining};
 pub use error::record as describe_error;
+pub use frontend::FrontendServer;
 pub use gateway::GatewayService;
 pub use trace::TraceSink;
 

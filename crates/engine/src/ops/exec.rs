@@ -4,6 +4,7 @@ use super::{mounts::Prepared, proxy_env};
 use crate::{
     domain::{Build, Remains, StepError, StepErrorKind},
     log_limit::LogLimit,
+    log_mask::MaskedStream,
     tree::Tree,
     worker::Worker,
 };
@@ -140,7 +141,9 @@ impl ExecOp {
         }
         let limit = LogLimit::from_env();
         let OutputStreams { stdout, stderr } = streams;
-        let logs = futures::future::join(pump(stdout, 1, &limit, cx), pump(stderr, 2, &limit, cx));
+        let mask = prepared.log_mask();
+        let out = pump(stdout, 1, mask.stream(), &limit, cx);
+        let logs = futures::future::join(out, pump(stderr, 2, mask.stream(), &limit, cx));
         let (status, _) = futures::future::join(container.wait(), logs).await;
         limit.finish(cx);
         let status = status.map_err(StepError::while_doing("cannot wait for the step's process"))?;
@@ -243,13 +246,25 @@ pub(crate) fn security(mode: pb::SecurityMode) -> Security {
     }
 }
 
-async fn pump(mut from: tokio::net::unix::pipe::Receiver, stream: i32, limit: &LogLimit, cx: &OpContext<Build>) {
+async fn pump(
+    mut from: tokio::net::unix::pipe::Receiver,
+    stream: i32,
+    mut mask: MaskedStream<'_>,
+    limit: &LogLimit,
+    cx: &OpContext<Build>,
+) {
+    let show = |data: bytes::Bytes| {
+        if !data.is_empty() {
+            limit.write(stream, data, cx);
+        }
+    };
     let mut buffer = bytes::BytesMut::with_capacity(READ_BYTES);
     loop {
         buffer.reserve(READ_BYTES);
         match from.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => limit.write(stream, buffer.split().freeze(), cx),
+            Ok(0) | Err(_) => break,
+            Ok(_) => show(mask.write(buffer.split().freeze())),
         }
     }
+    show(mask.finish());
 }

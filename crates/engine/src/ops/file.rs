@@ -95,7 +95,7 @@ impl Op<Build> for FileOp {
             inputs: inputs.clone(),
             states: Vec::new(),
             stop: stop.0.clone(),
-            keep: cx.jobs().iter().any(|job| job.keep_failed),
+            keep: cx.jobs().iter().any(|job| job.keep_failed.load(Ordering::Relaxed)),
         };
         let outcome = tokio::task::spawn_blocking(move || run.all()).await;
         let outcome = outcome.map_err(StepError::while_doing("the file operation ended abnormally"))?;

@@ -4,6 +4,7 @@ use super::exec::{input_of, output_of};
 use crate::{
     cache_mounts::{CacheLease, Sharing},
     domain::{Build, StepError},
+    log_mask::LogMask,
     tree::Tree,
     worker::{ReadTree, Worker, WriteTree},
 };
@@ -12,7 +13,10 @@ use cooper_mount::Mount;
 use cooper_rooted::Root;
 use cooper_sandbox::{ContainerMount, MountKind};
 use cooper_solver::OpContext;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// The mounts of one step, held until it has ended.
 pub struct Prepared {
@@ -22,6 +26,8 @@ pub struct Prepared {
     mounts: Vec<ContainerMount>,
     /// Secrets that are passed as variables.
     pub secret_env: Vec<(String, String)>,
+    /// Every secret that the process can see.
+    secrets: Vec<Vec<u8>>,
     /// Where the first agent socket is.
     pub ssh_socket: Option<String>,
     /// Size of `/dev/shm` when a mount asks for one.
@@ -55,6 +61,7 @@ impl Prepared {
             root: None,
             mounts: Vec::new(),
             secret_env: Vec::new(),
+            secrets: Vec::new(),
             ssh_socket: None,
             shm_size: None,
             _agents: Vec::new(),
@@ -142,6 +149,7 @@ impl Prepared {
     async fn secret(&mut self, mount: &pb::Mount, cx: &OpContext<Build>) -> Result<(), StepError> {
         let options = mount.secret_opt.clone().unwrap_or_default();
         let Some(content) = self.worker.secret(&options.id, options.optional, cx).await? else { return Ok(()) };
+        self.secrets.push(content.clone());
         let kind = MountKind::Memory { content, mode: options.mode, uid: options.uid, gid: options.gid };
         self.push(mount, kind);
         Ok(())
@@ -160,10 +168,16 @@ impl Prepared {
     pub async fn add_secret_env(&mut self, secrets: &[pb::SecretEnv], cx: &OpContext<Build>) -> Result<(), StepError> {
         for secret in secrets {
             if let Some(content) = self.worker.secret(&secret.id, secret.optional, cx).await? {
+                self.secrets.push(content.clone());
                 self.secret_env.push((secret.name.clone(), String::from_utf8_lossy(&content).into_owned()));
             }
         }
         Ok(())
+    }
+
+    /// What must not show in the log.
+    pub fn log_mask(&self) -> LogMask {
+        LogMask::new(self.secrets.iter().map(Vec::as_slice))
     }
 
     /// The root file system, and whether it refuses writes.
@@ -223,7 +237,7 @@ impl Prepared {
 
     /// Keeps what a failed step left, when some build wants to look at it. One entry per mount.
     pub fn commit_remains(self, exec: &pb::ExecOp, cx: &OpContext<Build>) -> Vec<Option<Tree>> {
-        if !cx.jobs().iter().any(|job| job.keep_failed) {
+        if !cx.jobs().iter().any(|job| job.keep_failed.load(Ordering::Relaxed)) {
             return vec![None; exec.mounts.len()];
         }
         let remains = self.slots.into_iter().map(|slot| match slot {

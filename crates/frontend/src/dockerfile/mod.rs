@@ -26,7 +26,8 @@ use error::Origin;
 use options::Request;
 use std::sync::Arc;
 
-pub(crate) use named::exists as has_named_context;
+pub(crate) use context::load;
+pub(crate) use named::{exists as has_named_context, open as open_named_context};
 pub(crate) use options::Request as Options;
 
 /// The name of the built-in frontend, which is also an address that the gateway takes.
