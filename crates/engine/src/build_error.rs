@@ -86,6 +86,11 @@ impl BuildError {
         Self::new(FailureClass::Cancelled, "context canceled")
     }
 
+    /// Whether it says where in a source file something is wrong, itself or by a detail from elsewhere.
+    pub fn has_source(&self) -> bool {
+        !self.sources.is_empty() || self.details.iter().any(|d| d.type_url.ends_with("/errdefs.Source+json"))
+    }
+
     /// The same failure, with what was being done in front.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {

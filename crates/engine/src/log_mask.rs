@@ -53,18 +53,19 @@ impl MaskedStream<'_> {
         }
         self.held.extend_from_slice(&data);
         let text = std::mem::take(&mut self.held);
-        let (shown, rest) = self.scan(&text);
+        let (shown, rest) = self.scan(&text, false);
         self.held.extend_from_slice(&text[rest..]);
         shown
     }
 
     /// What is left at the end.
     pub fn finish(mut self) -> Bytes {
-        std::mem::take(&mut self.held).freeze()
+        let held = std::mem::take(&mut self.held);
+        self.scan(&held, true).0
     }
 
     /// The text with secrets replaced, and where the part begins that more text must decide.
-    fn scan(&self, text: &[u8]) -> (Bytes, usize) {
+    fn scan(&self, text: &[u8], last: bool) -> (Bytes, usize) {
         let mut out = BytesMut::with_capacity(text.len());
         let mut at = 0;
         while at < text.len() {
@@ -75,7 +76,7 @@ impl MaskedStream<'_> {
                 at += end;
                 continue;
             }
-            if self.mask.values.iter().any(|v| v.len() > rest.len() && v.starts_with(rest)) {
+            if !last && self.mask.values.iter().any(|v| v.len() > rest.len() && v.starts_with(rest)) {
                 break;
             }
             match self.mask.values.iter().find(|v| rest.starts_with(v)) {

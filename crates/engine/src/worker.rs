@@ -251,8 +251,15 @@ impl Worker {
     /// A secret of the client. `None` when it is optional and the client has none.
     pub async fn secret(&self, id: &str, optional: bool, cx: &OpContext<Build>) -> Result<Option<Vec<u8>>, StepError> {
         let ids: Vec<String> = cx.jobs().iter().flat_map(|job| job.sessions()).collect();
+        let mut missing = None;
         for session in ids {
-            let Ok(session) = self.sessions.get(&session, SESSION_WAIT).await else { continue };
+            let session = match self.sessions.get(&session, SESSION_WAIT).await {
+                Ok(session) => session,
+                Err(error) => {
+                    missing = Some(error);
+                    continue;
+                }
+            };
             let found = session.secret(id).await;
             if let Some(content) = found.map_err(StepError::while_doing(format!("cannot get secret {id:?}")))? {
                 return Ok(Some(content.to_vec()));
@@ -260,6 +267,9 @@ impl Worker {
         }
         if optional {
             return Ok(None);
+        }
+        if let Some(error) = missing {
+            return Err(StepError::while_doing(format!("cannot get secret {id:?}"))(error));
         }
         Err(StepErrorKind::Refused(format!("secret {id}: not found")).into())
     }

@@ -11,7 +11,12 @@ use crate::{
 use cooper_wire::control::BytesMessage;
 use futures::Stream;
 use parking_lot::Mutex;
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot, watch},
@@ -20,6 +25,9 @@ use tonic::Status;
 
 /// How long a build waits for each session of its group.
 const GROUP_WAIT: Duration = Duration::from_secs(5);
+
+/// So many sessions are remembered after their end. Nobody waits for one of these: clients use an id once.
+const REMEMBERED: usize = 256;
 
 /// All connected clients by id. Clones share the same sessions.
 #[derive(Debug, Clone)]
@@ -30,6 +38,8 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Inner {
     by_id: Mutex<HashMap<String, Session>>,
+    /// Ids of sessions that ended, the oldest first.
+    ended: Mutex<VecDeque<String>>,
     /// Moves on with every arrival.
     arrivals: watch::Sender<u64>,
 }
@@ -44,7 +54,8 @@ impl Sessions {
     /// No sessions yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { inner: Arc::new(Inner { by_id: Mutex::default(), arrivals: watch::Sender::new(0) }) }
+        let inner = Inner { by_id: Mutex::default(), ended: Mutex::default(), arrivals: watch::Sender::new(0) };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Serves a session whose bytes come and go as messages, as in a `Control.Session` call. The messages to send are
@@ -112,6 +123,7 @@ impl Sessions {
         }
         by_id.insert(session.id().to_owned(), session.clone());
         drop(by_id);
+        self.inner.ended.lock().retain(|id| id != session.id());
         self.inner.arrivals.send_modify(|count| *count += 1);
         Ok(Registered { sessions: self.clone(), session })
     }
@@ -122,25 +134,33 @@ impl Sessions {
         self.inner.by_id.lock().get(lookup_id(id)).cloned()
     }
 
-    /// The session with this id, waiting up to `timeout` for it to come.
+    fn has_ended(&self, id: &str) -> bool {
+        self.inner.ended.lock().iter().any(|ended| ended == lookup_id(id))
+    }
+
+    /// The session with this id, waiting up to `timeout` for it to come. One that has ended is not waited for.
     pub async fn get(&self, id: &str, timeout: Duration) -> Result<Session> {
         let mut arrivals = self.inner.arrivals.subscribe();
         let wait = async {
             loop {
                 arrivals.mark_unchanged();
                 if let Some(session) = self.find(id) {
-                    return session;
+                    return Some(session);
+                }
+                if self.has_ended(id) {
+                    return None;
                 }
                 if arrivals.changed().await.is_err() {
                     std::future::pending::<()>().await; // not reached: `self` keeps the sender
                 }
             }
         };
-        let missing = |_| Error::NoActiveSession { id: lookup_id(id).to_owned() };
-        tokio::time::timeout(timeout, wait).await.map_err(missing)
+        let missing = || Error::NoActiveSession { id: lookup_id(id).to_owned() };
+        tokio::time::timeout(timeout, wait).await.ok().flatten().ok_or_else(missing)
     }
 
-    /// Tries the sessions of a group in order until `call` succeeds with one. The last failure counts.
+    /// Tries the sessions of a group in order until `call` succeeds with one. The last failure counts; that of a session
+    /// which ended meanwhile is told as that.
     pub async fn any<T, I, C, F, E>(&self, ids: I, call: C) -> Result<T, E>
     where
         I: IntoIterator,
@@ -153,8 +173,11 @@ impl Sessions {
         for id in ids {
             match self.get(id.as_ref(), GROUP_WAIT).await {
                 Err(error) => failure = Some(error.into()),
-                Ok(session) => match call(session).await {
+                Ok(session) => match call(session.clone()).await {
                     Ok(value) => return Ok(value),
+                    Err(_) if session.is_ended() => {
+                        failure = Some(Error::NoActiveSession { id: session.id().to_owned() }.into());
+                    }
                     Err(error) => failure = Some(error),
                 },
             }
@@ -179,7 +202,16 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.sessions.inner.by_id.lock().remove(self.session.id());
+        let inner = &self.sessions.inner;
+        inner.by_id.lock().remove(self.session.id());
+        let mut ended = inner.ended.lock();
+        ended.push_back(self.session.id().to_owned());
+        if ended.len() > REMEMBERED {
+            ended.pop_front();
+        }
+        drop(ended);
         self.session.ended().cancel();
+        // Whoever waits for this id need not.
+        inner.arrivals.send_modify(|count| *count += 1);
     }
 }

@@ -576,3 +576,15 @@ mod over_grpc {
         server.abort();
     }
 }
+
+#[tokio::test]
+async fn ended_sessions_are_not_waited_for() {
+    let (sessions, attached) = attach(SessionBuilder::new().id("one")).await;
+    let session = attached.session().clone();
+    drop(attached);
+    session.ended().cancelled().await;
+    let begun = std::time::Instant::now();
+    let error = sessions.get("one", Duration::from_secs(60)).await.expect_err("ended");
+    assert_eq!(error.to_string(), "no active session for one");
+    assert!(begun.elapsed() < Duration::from_secs(10), "waited {:?}", begun.elapsed());
+}

@@ -275,6 +275,12 @@ mod tests {
     fn bad_filters_say_why() {
         let errors = ["ref+x", "colour=red", "duration>red", "startedAt=1h", "\"ref"];
         let errors = errors.map(|f| Filters::parse(&[f.to_owned()]).err().unwrap().to_string());
-        insta::assert_snapshot!(errors.join("\n"), @"");
+        insta::assert_snapshot!(errors.join("\n"), @r#"
+        parse error in history filter "ref+x": "+x" is no comparison; expected =, != or ~=
+        parse error in history filter "colour=red": unknown field "colour"; known are ref, status, repository, startedAt, completedAt, duration
+        parse error in history filter "duration>red": "red" is no duration, such as 1m30s
+        parse error in history filter "startedAt=1h": "=1h" is no comparison; expected >, >=, < or <=
+        parse error in history filter "\"ref": a quote is not closed
+        "#);
     }
 }

@@ -44,7 +44,7 @@ impl Wanted {
         let solve = SolveRequest { frontend: gateway::NAME.to_owned(), request, ..SolveRequest::default() };
         bridge.solve(solve).await.map_err(|mut error| {
             // A frontend that ran has said where; one that did not is wanted here.
-            if error.sources.is_empty() {
+            if !error.has_source() {
                 match self.line {
                     Some(line) => error.sources.push(origin.ranges(&[Range::line(line)])),
                     None => return error.context(format!("failed with build-arg:{ARGUMENT} = {}", self.cmdline)),
