@@ -3,6 +3,7 @@
 //! A [`Bridge`] belongs to one build. Built-in frontends get it directly; external ones and clients reach the same
 //! object through the gateway protocol.
 
+pub use crate::ref_files::DirQuery;
 use crate::{
     build_error::{BuildError, FailedVertex, FailureClass},
     domain::{Build, BuildJob},
@@ -13,7 +14,6 @@ use crate::{
     tree::Tree,
     worker::ReadTree,
 };
-pub use crate::ref_files::DirQuery;
 use async_trait::async_trait;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};

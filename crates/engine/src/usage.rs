@@ -83,7 +83,11 @@ impl Engine {
     pub fn prune(&self, request: &PruneRequest, removed: &mut dyn FnMut(UsageRecord)) -> Result<(), FilterError> {
         self.inner().apply_policy(&request.policy, removed)?;
         let policy = &request.policy;
-        if policy.all && policy.filters.is_empty() && policy.keep_duration.is_zero() && self.inner().floor(policy, 0).is_none() {
+        if policy.all
+            && policy.filters.is_empty()
+            && policy.keep_duration.is_zero()
+            && self.inner().floor(policy, 0).is_none()
+        {
             self.inner().worker.names.forget_all();
         }
         self.inner().collect_content();

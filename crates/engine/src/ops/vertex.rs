@@ -1,8 +1,8 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
 use super::{
-    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp,
-    merge::Combine, merge::CombineOp,
+    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp, merge::Combine,
+    merge::CombineOp,
 };
 use crate::{
     build_error::{BuildError, FailureClass},
@@ -58,7 +58,10 @@ pub fn bind(
             return Err(BuildError::new(FailureClass::Unimplemented, "nested builds (LLB build op) are not supported"));
         }
         None => {
-            return Err(BuildError::new(FailureClass::InvalidArgument, format!("vertex {} has no operation", v.digest)));
+            return Err(BuildError::new(
+                FailureClass::InvalidArgument,
+                format!("vertex {} has no operation", v.digest),
+            ));
         }
     };
     Ok(Vertex {
@@ -137,10 +140,8 @@ fn resources(r: Option<&pb::LinuxResources>) -> Resources {
 
 /// What a process may have only when the build was granted it.
 pub fn check_entitlements(network: pb::NetMode, security: pb::SecurityMode, job: &BuildJob) -> Result<(), String> {
-    let needs = [
-        (network == pb::NetMode::Host, "network.host"),
-        (security == pb::SecurityMode::Insecure, "security.insecure"),
-    ];
+    let needs =
+        [(network == pb::NetMode::Host, "network.host"), (security == pb::SecurityMode::Insecure, "security.insecure")];
     match needs.into_iter().find(|(needed, name)| *needed && !job.entitlements.contains(*name)) {
         Some((_, name)) => Err(format!("{name} is not allowed")),
         None => Ok(()),
