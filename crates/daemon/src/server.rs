@@ -4,7 +4,10 @@ use crate::{
     config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
-    services::{ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink, describe_error},
+    services::{
+        ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink,
+        describe_error,
+    },
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
