@@ -5,6 +5,7 @@
 
 pub use crate::ref_files::DirQuery;
 use crate::{
+    attestation::Attestation,
     build_error::{BuildError, FailedVertex, FailureClass},
     domain::{Build, BuildJob},
     engine::EngineInner,
@@ -50,7 +51,29 @@ pub struct BuildResult {
     /// Image configs and everything else by key.
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// Statements about the results by the key of the result.
-    pub attestations: BTreeMap<String, Vec<cooper_wire::gateway::Attestation>>,
+    pub attestations: BTreeMap<String, Vec<Attestation>>,
+}
+
+impl BuildResult {
+    /// Every tree, those with statements about others among them.
+    pub fn trees(&self) -> Vec<&Ref> {
+        let attested = self.attestations.values().flatten().filter_map(Attestation::tree);
+        self.refs.iter().into_iter().filter_map(|(_, r)| r).chain(attested).collect()
+    }
+
+    /// Adds a statement about the result `key`.
+    pub fn attest(&mut self, key: &str, attestation: Attestation) {
+        self.attestations.entry(key.to_owned()).or_default().push(attestation);
+    }
+
+    /// The tree for a platform: the one under its key, or the only one.
+    pub fn find(&self, key: &str) -> Option<&Ref> {
+        match &self.refs {
+            Refs::Empty => None,
+            Refs::Single(r) => r.as_ref(),
+            Refs::Map(map) => map.get(key)?.as_ref(),
+        }
+    }
 }
 
 /// The file trees of a result.
@@ -243,8 +266,7 @@ impl Bridge {
             }
         };
         if request.evaluate {
-            let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
-            futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
+            futures::future::try_join_all(result.trees().into_iter().map(Ref::evaluate)).await?;
         }
         Ok(result)
     }

@@ -345,8 +345,7 @@ impl Engine {
                 })
                 .await?
         };
-        let refs = result.refs.iter().into_iter().filter_map(|(_, r)| r);
-        futures::future::try_join_all(refs.map(Ref::evaluate)).await?;
+        futures::future::try_join_all(result.trees().into_iter().map(Ref::evaluate)).await?;
         if let Some(recording) = recording {
             recording.result(&result);
         }

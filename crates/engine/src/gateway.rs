@@ -1,6 +1,7 @@
 //! The side of a build that an external frontend or a client drives: named refs, and a result that comes at the end.
 
 use crate::{
+    attestation::Attestation,
     bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::{BuildError, FailureClass},
     containers::GatewayContainer,
@@ -57,11 +58,7 @@ impl Gateway {
     /// Makes the refs of a result known by their ids.
     pub fn remember(&self, result: &BuildResult) {
         let mut refs = self.refs.lock();
-        for (_, r) in result.refs.iter() {
-            if let Some(r) = r {
-                refs.insert(r.id().to_owned(), r.clone());
-            }
-        }
+        refs.extend(result.trees().into_iter().map(|r| (r.id().to_owned(), r.clone())));
     }
 
     /// A ref by id; the empty id is an empty tree.
@@ -176,6 +173,11 @@ impl Gateway {
                 if map.is_empty() { Refs::Empty } else { Refs::Map(map) }
             }
         };
+        let typed = |(key, list): (String, Vec<cooper_wire::gateway::Attestation>)| {
+            let list = list.into_iter().map(|a| Attestation::from_wire(a, |id| self.find(id)));
+            Ok((key, list.collect::<Result<Vec<_>, BuildError>>()?))
+        };
+        let attestations = attestations.into_iter().map(typed).collect::<Result<_, BuildError>>()?;
         Ok(BuildResult { refs, metadata, attestations })
     }
 }

@@ -6,6 +6,7 @@
 //! and what frontends build with ([`Bridge`]). Must never live here: protocol services, command lines, the Dockerfile
 //! language.
 
+pub mod attestation;
 pub mod bridge;
 mod build_error;
 mod cache_mounts;
@@ -41,6 +42,7 @@ mod unpack;
 mod usage;
 mod worker;
 
+pub use attestation::Attestation;
 pub use bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, Refs};
 pub use build_error::{BuildError, Detail, FailedVertex, FailureClass};
 pub use domain::{BuildJob, FailedPart, StepError, StepErrorKind};

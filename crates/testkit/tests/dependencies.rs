@@ -8,7 +8,7 @@ use std::path::Path;
 const TIERS: &[(&str, &[&str])] = &[
     ("values", &["oci", "wire", "mount"]),
     ("pure logic", &["llb", "fsmatch", "solver"]),
-    ("language", &["dockerfile"]),
+    ("over graphs", &["attest", "dockerfile"]),
     ("storage primitives", &["content", "rooted"]),
     ("capabilities", &["layer", "registry", "sandbox", "session", "snapshot"]),
     ("capabilities over capabilities", &["export", "fileop", "source"]),

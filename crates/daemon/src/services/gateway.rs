@@ -2,7 +2,7 @@
 
 use super::{convert, error, process};
 use cooper_engine::{
-    BuildError, BuildResult, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
+    Attestation, BuildError, BuildResult, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
     bridge::{DirQuery, ResolveOptions, SolveRequest},
     containers::ContainerRequest,
 };
@@ -86,7 +86,11 @@ fn wire_result(result: &BuildResult) -> pb::Result {
             Some(WireRefs::Refs(pb::RefMap { refs }))
         }
     };
-    pb::Result { result: refs, metadata: result.metadata.clone(), attestations: BTreeMap::new() }
+    let list = |list: &Vec<Attestation>| pb::Attestations {
+        attestation: list.iter().filter_map(Attestation::to_wire).collect(),
+    };
+    let attestations = result.attestations.iter().map(|(key, a)| (key.clone(), list(a))).collect();
+    pb::Result { result: refs, metadata: result.metadata.clone(), attestations }
 }
 
 fn returned(gateway: &Gateway, result: pb::Result) -> Result<BuildResult, BuildError> {

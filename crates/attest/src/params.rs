@@ -1,0 +1,119 @@
+//! Which attestations a build is asked for: `attest:KIND` options and `BUILDKIT_ATTEST_KIND` build arguments, whose
+//! values are lists of `key=value`.
+
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+const OPTION: &str = "attest:";
+const ARGUMENT: &str = "build-arg:BUILDKIT_ATTEST_";
+/// The word that makes a request none.
+const DISABLED: &str = "disabled";
+/// The scanner image when none is named.
+const SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
+
+/// The parameters of one attestation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params(pub BTreeMap<String, String>);
+
+impl Params {
+    /// A parameter, when given.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+}
+
+/// The attestations that are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What is in the result.
+    pub sbom: Option<Params>,
+    /// How it was made.
+    pub provenance: Option<Params>,
+}
+
+impl Wanted {
+    /// Reads a frontend's options.
+    pub fn parse(opts: &BTreeMap<String, String>) -> Result<Self> {
+        let mut out = Self::default();
+        for (key, value) in opts {
+            let Some(kind) = key.strip_prefix(OPTION).or_else(|| key.strip_prefix(ARGUMENT)) else { continue };
+            let (place, key, default) = match kind.to_lowercase().as_str() {
+                "sbom" => (&mut out.sbom, "generator", SCANNER),
+                "provenance" => (&mut out.provenance, "version", "v1"),
+                kind => return Err(Error::Kind(kind.to_owned())),
+            };
+            *place = fields(kind, value)?.map(|mut params| {
+                params.0.entry(key.to_owned()).or_insert_with(|| default.to_owned());
+                params
+            });
+        }
+        Ok(out)
+    }
+
+    /// Those of `opts` that are requests for attestations, for a frontend to pass on.
+    pub fn options(opts: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
+        opts.iter().filter(|(key, _)| key.starts_with(OPTION) || key.starts_with(ARGUMENT))
+    }
+}
+
+/// A line of comma-separated values, each `key=value` or a key alone; none when the attestation is refused.
+fn fields(kind: &str, value: &str) -> Result<Option<Params>> {
+    let mut params = Params::default();
+    if value == "false" {
+        return Ok(None);
+    }
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(value.as_bytes());
+    let mut record = csv::StringRecord::new();
+    let read = reader.read_record(&mut record);
+    read.map_err(|source| Error::Params { kind: kind.to_lowercase(), source })?;
+    for field in &record {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        if key == DISABLED && matches!(value, "" | "true" | "1") {
+            return Ok(None);
+        }
+        params.0.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(Some(params))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(opts: &[(&str, &str)]) -> String {
+        let opts = opts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let shown = |params: Option<Params>| match params {
+            None => "none".to_owned(),
+            Some(params) => params.0.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "),
+        };
+        match Wanted::parse(&opts) {
+            Ok(wanted) => format!("sbom: {}; provenance: {}", shown(wanted.sbom), shown(wanted.provenance)),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn requests_come_as_options_and_arguments() {
+        for (opts, want) in [
+            (&[][..], "sbom: none; provenance: none"),
+            (&[("attest:provenance", "")], "sbom: none; provenance: version=v1"),
+            (
+                &[("attest:provenance", "mode=max,version=v0.2,builder-id=https://x/?a=b"), ("build-arg:A", "b")],
+                "sbom: none; provenance: builder-id=https://x/?a=b mode=max version=v0.2",
+            ),
+            (
+                &[("build-arg:BUILDKIT_ATTEST_SBOM", "generator=scan:1,\"A=x,y\"")],
+                "sbom: A=x,y generator=scan:1; provenance: none",
+            ),
+            (
+                &[("attest:sbom", "flag")],
+                "sbom: flag= generator=docker/buildkit-syft-scanner:stable-1; provenance: none",
+            ),
+            (&[("attest:sbom", "false")], "sbom: none; provenance: none"),
+            (&[("attest:provenance", "mode=min,disabled=true")], "sbom: none; provenance: none"),
+            (&[("attest:other", "")], "unknown attestation type \"other\""),
+        ] {
+            assert_eq!(parse(opts), want);
+        }
+    }
+}
