@@ -11,7 +11,7 @@ const TIERS: &[(&str, &[&str])] = &[
     ("over graphs", &["attest", "dockerfile"]),
     ("storage primitives", &["content", "rooted"]),
     ("capabilities", &["layer", "registry", "sandbox", "session", "snapshot"]),
-    ("capabilities over capabilities", &["export", "fileop", "source"]),
+    ("capabilities over capabilities", &["export", "fileop", "remote-cache", "source"]),
     ("engine", &["engine"]),
     ("frontends", &["frontend"]),
     ("daemon", &["daemon"]),

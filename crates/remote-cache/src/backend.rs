@@ -1,0 +1,112 @@
+//! What a place that keeps a cache must be able to do.
+
+use crate::{Cache, Error, Result};
+use async_trait::async_trait;
+use cooper_content::BlobSource;
+use cooper_oci::{Descriptor, Digest};
+use std::{fmt, sync::Arc, time::SystemTime};
+
+/// One cache at one place, opened with the attributes that a client gave. Implementations hide their own retries:
+/// what they report is final. They must be safe to use by many tasks at once.
+#[async_trait]
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// The cache as a person would name it, such as `registry cache example.com/app:cache`.
+    fn name(&self) -> String;
+
+    /// Every cache document to import, the most wanted first (several names, several platforms of an image, …).
+    /// Nothing there: an empty list or [`Error::NotFound`]. Reads no layer.
+    async fn load(&self) -> Result<Vec<Stored>>;
+
+    /// The one document that [`Backend::publish`] would replace; `None` when there is none, or when what is there
+    /// is no cache.
+    async fn current(&self) -> Result<Option<Stored>>;
+
+    /// Makes sure that the place has a layer: sends its bytes, streamed from `source`, only when they are missing
+    /// (and refreshes what would expire soon, where the place has such a notion). A transfer that broke is taken up
+    /// again where it broke, as far as the place allows.
+    async fn ensure_blob(&self, desc: &Descriptor, source: &dyn BlobSource) -> Result<Sent>;
+
+    /// Makes `cache` the document of this place. Its layers are there already. `over` is the version that `cache`
+    /// was merged with, `None` when there was none. [`Error::Conflict`] when another document is there by now:
+    /// nothing has changed then. Places without conditional writes look just before they write.
+    async fn publish(&self, cache: &Cache, over: Option<&Version>) -> Result<Published>;
+
+    /// Whether [`Backend::publish`] compares and writes in one step. Otherwise a writer looks afterwards whether
+    /// its entries are still there.
+    fn is_atomic(&self) -> bool {
+        false
+    }
+
+    /// Layers to send at a time.
+    fn parallelism(&self) -> usize {
+        4
+    }
+
+    /// Everything that the place keeps below this cache's prefix or repository, for collection.
+    async fn list(&self) -> Result<Vec<Entry>> {
+        Err(Error::Unsupported { cache: self.name(), what: "list what it keeps" })
+    }
+
+    /// Removes one entry of [`Backend::list`]. One that is gone already is fine.
+    async fn delete(&self, entry: &Entry) -> Result<()> {
+        let _ = entry;
+        Err(Error::Unsupported { cache: self.name(), what: "delete" })
+    }
+}
+
+/// A cache document that was read.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The document. Layers without diff id are of no use to an importer.
+    pub cache: Cache,
+    /// Serves its layers, lazily and from any offset.
+    pub blobs: Arc<dyn BlobSource>,
+    /// What this version of the document is called at its place (a digest, an ETag), when it can be replaced.
+    pub version: Option<Version>,
+}
+
+/// Names one version of a cache document at its place; only compared for equality.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(pub String);
+
+/// What became of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It was there.
+    Present,
+    /// The place took it from elsewhere in itself, without a transfer.
+    Mounted,
+    /// Its bytes were sent.
+    Uploaded,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// The manifest, for places that have such a thing (registries, layouts): told to the client as `cache.manifest`.
+    pub manifest: Option<Descriptor>,
+    /// The version that is there now.
+    pub version: Option<Version>,
+}
+
+/// Something that a place keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its name at the place: a key, a tag, a path.
+    pub name: String,
+    /// Bytes, 0 when unknown.
+    pub size: u64,
+    /// When it was last written or refreshed, when known.
+    pub modified: Option<SystemTime>,
+}
+
+/// What an [`Entry`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A cache document.
+    Document,
+    /// A layer or another blob.
+    Blob(Digest),
+}

@@ -1,0 +1,18 @@
+//! Build caches that travel: what they look like, and the places that keep them.
+//!
+//! A [`Cache`] is a graph of records (what steps are and what they read) with the layers that the steps made. It is
+//! written as `application/vnd.buildkit.cacheconfig.v0`, the format of BuildKit, whose caches are read, and which
+//! reads the caches written here. A [`Backend`] is one place that keeps one cache: a tag of a registry, a directory of
+//! the client, a bucket.
+//!
+//! What must never live here: keys of the solver, layers of the engine, what is worth exporting.
+
+mod backend;
+mod cache;
+mod config;
+mod error;
+
+pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
+pub use cache::{Cache, Layer, Link, Record, RecordKind, StepResult};
+pub use config::{CONFIG_MEDIA_TYPE, MAX_CONFIG, parse, parse_described, parse_inline};
+pub use error::{Error, FormatError, Result};
