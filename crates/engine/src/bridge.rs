@@ -351,7 +351,7 @@ impl Bridge {
             message: error.to_string(),
             class: FailureClass::Unknown,
             sources,
-            vertex: Some(FailedVertex {
+            vertex: Some(Box::new(FailedVertex {
                 digest: vertex.clone(),
                 name,
                 op: raw,
@@ -359,7 +359,7 @@ impl Bridge {
                 error,
                 input_ids: Vec::new(),
                 mount_ids: Vec::new(),
-            }),
+            })),
             details: Vec::new(),
         }
     }

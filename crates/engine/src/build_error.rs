@@ -35,7 +35,7 @@ pub struct BuildError {
     /// The class.
     pub class: FailureClass,
     /// The vertex that failed.
-    pub vertex: Option<FailedVertex>,
+    pub vertex: Option<Box<FailedVertex>>,
     /// Where that was written, or where a source file is wrong.
     pub sources: Vec<SourceRanges>,
     /// Typed details that came from elsewhere (a frontend), passed on unchanged.

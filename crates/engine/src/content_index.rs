@@ -86,9 +86,4 @@ impl Worker {
             }
         }
     }
-
-    /// Forgets the index of a removed snapshot.
-    pub(crate) fn forget_index(&self, snapshot: &str) {
-        std::fs::remove_file(self.indexes.join(format!("{snapshot}.{INDEX_SUFFIX}"))).ok();
-    }
 }

@@ -4,7 +4,7 @@ use crate::{
     bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
-    domain::{Build, BuildJob, Chain},
+    domain::{Build, BuildJob},
     exporting::{Exporter, ExporterSpec, made},
     frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
@@ -527,9 +527,4 @@ fn native_platforms() -> Vec<Platform> {
         platforms.push(Platform::new("linux", "386", ""));
     }
     platforms
-}
-
-/// An error with its causes, on one line.
-pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    Chain(error).to_string()
 }

@@ -84,7 +84,7 @@ impl Worker {
                     id => vec![id.to_owned()],
                 };
                 let session = self.any_session(&ids).await?;
-                let blobs = session.content_store(&format!("oci:{store}"));
+                let blobs = session.content_store(format!("oci:{store}"));
                 let request = request(reference, ResolveMode::Default);
                 source.resolve_layout(Arc::new(blobs), &request).await.map_err(|e| {
                     let what = format!("failed to resolve {reference} in the OCI layout {store:?}");

@@ -56,28 +56,4 @@ impl Step {
     pub fn update(&self, update: StatusUpdate) {
         self.status.event(&self.vertex, Event::Status(update));
     }
-
-    /// Shows a line of log.
-    pub fn log(&self, line: impl Into<bytes::Bytes>) {
-        self.status.event(&self.vertex, Event::Log { stream: 2, data: line.into(), time: SystemTime::now() });
-    }
-
-    /// Shows the beginning of a part of this work; returns what to call at its end.
-    pub fn begin(&self, id: &str) -> impl FnOnce() + Send + use<> {
-        let started = SystemTime::now();
-        let bar = StatusUpdate {
-            id: id.into(),
-            current: 0,
-            total: 0,
-            time: started,
-            started: Some(started),
-            completed: None,
-        };
-        self.update(bar.clone());
-        let step = self.clone();
-        move || {
-            let now = SystemTime::now();
-            step.update(StatusUpdate { time: now, completed: Some(now), ..bar });
-        }
-    }
 }

@@ -48,11 +48,6 @@ impl PersistentKeys {
         });
     }
 
-    /// The parts that a key was made of.
-    pub fn record(&self, key: &Key) -> Result<Option<KeyRecord>, MetaError> {
-        self.meta.get(Table::KeyRecords, key.0.as_str())
-    }
-
     fn tree(&self, ids: &[LayerId]) -> Option<Tree> {
         let layers = ids.iter().map(|id| self.layers.get(id).filter(|l| self.layers.available(l)));
         layers.collect::<Option<Vec<_>>>().map(Tree::new)

@@ -125,7 +125,7 @@ impl Worker {
                 (info.map_err(StepError::while_doing(doing()))?, 1)
             }
             _ => {
-                let stack = self.stack(tree)?;
+                let stack = tree.snapshots()?;
                 let source = self.layers.snapshots.diff_source(&stack).map_err(StepError::while_doing(doing()))?;
                 let written = cooper_layer::write_blob(|out| diff(&source, out, &options), &encoding, &mut ingest);
                 let (info, stats) = written.map_err(StepError::while_doing(doing()))?;

@@ -213,9 +213,9 @@ pub fn replace_sources(definition: &mut pb::Definition, sources: &HashMap<usize,
             pending.extend(below.filter(|at| renamed[**at].is_none()).map(|at| (*at, false)));
             continue;
         }
-        let new_inputs = inputs[i].iter().cloned().map(|input| {
+        let new_inputs = inputs[i].iter().map(|input| {
             let renamed = positions.get(input.digest.as_str()).and_then(|at| renamed[*at].clone());
-            pb::Input { digest: renamed.unwrap_or_else(|| input.digest.clone()), ..input }
+            pb::Input { digest: renamed.unwrap_or_else(|| input.digest.clone()), ..input.clone() }
         });
         let new_inputs: Vec<pb::Input> = new_inputs.collect();
         if new_inputs == inputs[i] && !sources.contains_key(&i) {

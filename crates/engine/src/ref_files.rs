@@ -129,7 +129,7 @@ fn stat(root: &Root, at: &std::path::Path, path: String, found: &Metadata) -> St
         Kind::CharDevice => EntryKind::CharDevice,
         Kind::BlockDevice => EntryKind::BlockDevice,
         Kind::Fifo => EntryKind::Fifo,
-        _ => EntryKind::Other,
+        Kind::Socket => EntryKind::Other,
     };
     let (major, minor) = cooper_rooted::device_parts(found.rdev);
     let linkname = match kind {

@@ -1,6 +1,10 @@
 //! File trees as the solver hands them around: a stack of layers, each of which may still be elsewhere.
 
-use crate::layer_store::{Layer, LayerId};
+use crate::{
+    domain::StepError,
+    layer_store::{Layer, LayerId},
+};
+use cooper_snapshot::SnapshotId;
 use std::{collections::HashSet, sync::Arc};
 
 /// A lazy, immutable file tree. Cheap to clone; holding it keeps its layers from being removed.
@@ -66,5 +70,15 @@ impl Tree {
             .collect();
         tops.extend(self.layers.last().map(|l| l.id.clone()));
         tops
+    }
+
+    /// The snapshots of its layers, whose files must be here.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotId>, StepError> {
+        let layers = self.layers().iter();
+        layers
+            .map(|l| {
+                l.snapshot().ok_or_else(|| StepError::refused(format!("the files of layer {} are not here", l.id)))
+            })
+            .collect()
     }
 }

@@ -98,9 +98,8 @@ impl Worker {
         let mut failed = None;
         for mut wait in waits {
             match (&mut wait.0).await {
-                Ok(Ok(())) => {}
                 Ok(Err(error)) if failed.as_ref().is_none_or(is_consequence) => failed = Some(error),
-                Ok(Err(_)) => {}
+                Ok(_) => {}
                 Err(error) => failed = Some(StepError::while_doing("unpacking a layer ended abnormally")(error)),
             }
         }
@@ -139,7 +138,7 @@ impl Worker {
         if !isolated && !below.clone().await {
             return Err(consequence());
         }
-        let base = if isolated { Vec::new() } else { self.stack(&lowers)? };
+        let base = if isolated { Vec::new() } else { lowers.snapshots()? };
         let active = snapshots.prepare(&base).map_err(StepError::while_doing("cannot make a snapshot"))?;
         let (active, applied) = self.download_and_apply(active, &desc, source.as_ref(), audience).await?;
         if let Some(expected) = &layer.record().diff_id

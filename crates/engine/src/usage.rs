@@ -235,7 +235,7 @@ impl EngineInner {
                     children.entry(parent.clone()).and_modify(|n| *n -= 1);
                 }
                 used -= record.size;
-                gone.extend(self.layer_id(&record));
+                gone.extend((!record.mutable).then(|| LayerId::known(&record.id)));
                 removed(record);
             }
         }
@@ -259,10 +259,6 @@ impl EngineInner {
             floor = 0;
         }
         Some(floor.max(policy.reserved_space))
-    }
-
-    fn layer_id(&self, record: &UsageRecord) -> Option<LayerId> {
-        (!record.mutable).then(|| LayerId::known(&record.id))
     }
 
     fn remove(&self, record: &UsageRecord) -> bool {

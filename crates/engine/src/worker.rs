@@ -15,7 +15,7 @@ use cooper_registry::{Credentials, Registry};
 use cooper_rooted::{CloneMode, Root, clone_tree};
 use cooper_sandbox::{DnsConfig, Sandbox};
 use cooper_session::Sessions;
-use cooper_snapshot::{Active, SnapshotId, View, Whiteouts};
+use cooper_snapshot::{Active, View, Whiteouts};
 use cooper_solver::{Op, OpContext};
 use parking_lot::Mutex;
 use std::{
@@ -138,7 +138,7 @@ impl Worker {
             return Ok(ReadTree { mount, _view: None, _tree: tree.clone() });
         }
         let tree = self.own(tree)?;
-        let stack = self.stack(&tree)?;
+        let stack = tree.snapshots()?;
         let view = self.layers.snapshots.view(&stack).map_err(StepError::while_doing("cannot open a snapshot"))?;
         Ok(ReadTree { mount: view.mount().clone(), _view: Some(view), _tree: tree })
     }
@@ -146,7 +146,7 @@ impl Worker {
     /// A writable tree on top of one whose files are here.
     pub fn write(self: &Arc<Self>, tree: &Tree) -> Result<WriteTree, StepError> {
         let base = self.own(tree)?;
-        let stack = self.stack(&base)?;
+        let stack = base.snapshots()?;
         let active = self.layers.snapshots.prepare(&stack).map_err(StepError::while_doing("cannot make a snapshot"))?;
         Ok(WriteTree { worker: self.clone(), base, active })
     }
@@ -176,16 +176,6 @@ impl Worker {
             layers.push(self.layers.add(record));
         }
         Ok(Tree::new(layers))
-    }
-
-    /// The snapshots of a tree whose files are here.
-    pub fn stack(&self, tree: &Tree) -> Result<Vec<SnapshotId>, StepError> {
-        let layers = tree.layers().iter();
-        layers
-            .map(|l| {
-                l.snapshot().ok_or_else(|| StepError::refused(format!("the files of layer {} are not here", l.id)))
-            })
-            .collect()
     }
 
     /// The directories in which the files of a tree lie, the bottom first.
@@ -262,7 +252,7 @@ impl Worker {
             };
             let found = session.secret(id).await;
             if let Some(content) = found.map_err(StepError::while_doing(format!("cannot get secret {id:?}")))? {
-                return Ok(Some(content.to_vec()));
+                return Ok(Some(content));
             }
         }
         if optional {

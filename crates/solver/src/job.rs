@@ -40,10 +40,13 @@ impl<D: Domain> Clone for Solver<D> {
     }
 }
 
+/// What a vertex makes: an output may be empty.
+type Outputs<D> = Arc<Vec<Option<<D as Domain>::Result>>>;
+
 struct SolverShared<D: Domain> {
     store: Arc<dyn KeyStore<D>>,
     resolving: Arc<Flights<D, Arc<CacheMap>>>,
-    running: Arc<Flights<D, Arc<Vec<Option<D::Result>>>>>,
+    running: Arc<Flights<D, Outputs<D>>>,
     slots: Option<Arc<Semaphore>>,
 }
 

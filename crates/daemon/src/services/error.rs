@@ -102,7 +102,7 @@ fn solve(vertex: &FailedVertex) -> Value {
 /// The JSON of the message as its own language's encoder writes it: names as in the schema, zero values left out.
 fn source(source: &SourceRanges) -> Value {
     let position = |p: &Option<cooper_wire::pb::Position>| {
-        let p = p.clone().unwrap_or_default();
+        let p = p.unwrap_or_default();
         omit_zero(json!({"line": p.line, "character": p.character}))
     };
     let ranges: Vec<Value> =

@@ -25,12 +25,12 @@ const CHUNK: usize = 1 << 20;
 struct Opened {
     trees: Vec<Tree>,
     several: bool,
-    _held: Vec<(ReadTree, OwnedFd)>,
+    held: Vec<(ReadTree, OwnedFd)>,
 }
 
 async fn open(bridge: &Bridge, result: &BuildResult) -> Result<Opened, BuildError> {
     let worker = bridge.worker();
-    let mut opened = Opened { trees: Vec::new(), several: matches!(result.refs, Refs::Map(_)), _held: Vec::new() };
+    let mut opened = Opened { trees: Vec::new(), several: matches!(result.refs, Refs::Map(_)), held: Vec::new() };
     for (platform, tree) in trees(result).await? {
         worker.bring_for(&tree, std::slice::from_ref(bridge.job())).await?;
         let read = worker.read(&tree)?;
@@ -46,7 +46,7 @@ async fn open(bridge: &Bridge, result: &BuildResult) -> Result<Opened, BuildErro
             files: BTreeMap::new(),
             epoch: epoch.and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()),
         });
-        opened._held.push((read, fd));
+        opened.held.push((read, fd));
     }
     Ok(opened)
 }

@@ -436,7 +436,9 @@ mod tests {
     fn records_expire_unless_pinned_and_survive_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let long = history(dir.path(), HistoryLimits::default());
-        ["a", "b", "c"].map(|id| run(&long, id, None));
+        for id in ["a", "b", "c"] {
+            run(&long, id, None);
+        }
         long.pin("a", true).unwrap();
         assert!(long.pin("x", true).is_err());
         long.meta.flush();

@@ -147,20 +147,20 @@ impl ExecOp {
         let (status, _) = futures::future::join(container.wait(), logs).await;
         limit.finish(cx);
         let status = status.map_err(StepError::while_doing("cannot wait for the step's process"))?;
-        self.judge(&meta, status)
+        judge(&meta, status)
     }
+}
 
-    fn judge(&self, meta: &pb::Meta, status: ExitStatus) -> Result<(), StepError> {
-        let accepted = match status.cause {
-            ExitCause::Code(code) if meta.valid_exit_codes.is_empty() => code == 0,
-            ExitCause::Code(code) => meta.valid_exit_codes.contains(&code),
-            ExitCause::Signal(_) => false,
-        };
-        if accepted {
-            return Ok(());
-        }
-        Err(StepErrorKind::Process { args: meta.args.clone(), cause: status.cause, oom: status.oom }.into())
+fn judge(meta: &pb::Meta, status: ExitStatus) -> Result<(), StepError> {
+    let accepted = match status.cause {
+        ExitCause::Code(code) if meta.valid_exit_codes.is_empty() => code == 0,
+        ExitCause::Code(code) => meta.valid_exit_codes.contains(&code),
+        ExitCause::Signal(_) => false,
+    };
+    if accepted {
+        return Ok(());
     }
+    Err(StepErrorKind::Process { args: meta.args.clone(), cause: status.cause, oom: status.oom }.into())
 }
 
 /// A process as an op or a client describes it.

@@ -78,7 +78,7 @@ impl Op<Build> for FileOp {
         let mut selectors = Vec::new();
         for copy in copies {
             if let Some(kind @ Kind::Copy(_)) = &copy.action
-                && let fileop::Action::Copy(copy) = translate(kind)?
+                && let fileop::Action::Copy(copy) = translate(kind)
             {
                 selectors.push(Selector::of(&copy));
             }
@@ -146,20 +146,20 @@ impl Run {
     fn all(mut self) -> Result<Vec<Option<Tree>>, Box<Failure>> {
         let actions = self.op.file.actions.clone();
         for (k, action) in actions.iter().enumerate() {
-            let state = self.one(k, action).map_err(|e| self.failure(k, e))?;
+            let state = self.one(k, action).map_err(|e| Box::new(self.failure(k, e)))?;
             self.states.push(state);
         }
         let count = actions.iter().filter_map(|a| usize::try_from(a.output).ok()).max().map_or(0, |max| max + 1);
         let mut outputs = vec![None; count];
         for (k, action) in actions.iter().enumerate() {
             if let Ok(output) = usize::try_from(action.output) {
-                outputs[output] = Some(self.tree(Place::Action(k)).map_err(|e| self.failure(k, e))?);
+                outputs[output] = Some(self.tree(Place::Action(k)).map_err(|e| Box::new(self.failure(k, e)))?);
             }
         }
         Ok(outputs)
     }
 
-    fn failure(&mut self, action: usize, error: StepError) -> Box<Failure> {
+    fn failure(&mut self, action: usize, error: StepError) -> Failure {
         let mut mounts = Vec::new();
         if self.keep {
             mounts = (0..self.op.file.actions.len()).map(|k| self.tree(Place::Action(k)).ok()).collect();
@@ -168,7 +168,7 @@ impl Run {
                 mounts[action] = self.tree(target).ok();
             }
         }
-        Box::new(Failure { action, error, mounts })
+        Failure { action, error, mounts }
     }
 
     /// How often what action `j` made is looked at by anyone but action `k` as its target.
@@ -261,7 +261,7 @@ impl Run {
             groups: groups.as_ref(),
         };
         executor.set_cancel_flag(self.stop.clone());
-        let applied = executor.apply(&translate(kind)?, inputs);
+        let applied = executor.apply(&translate(kind), inputs);
         if let Err(error) = applied {
             if self.keep && k == self.states.len() {
                 self.states.push(State::Writing(write, executor));
@@ -314,8 +314,8 @@ fn mode(mode: i32) -> Option<u32> {
     u32::try_from(mode).ok()
 }
 
-fn translate(action: &Kind) -> Result<fileop::Action, StepError> {
-    Ok(match action {
+fn translate(action: &Kind) -> fileop::Action {
+    match action {
         Kind::Copy(a) => fileop::Action::Copy(Box::new(fileop::Copy {
             src: a.src.clone(),
             dest: a.dest.clone(),
@@ -359,5 +359,5 @@ fn translate(action: &Kind) -> Result<fileop::Action, StepError> {
             owner: own(a.owner.as_ref()),
             timestamp: time(a.timestamp),
         }),
-    })
+    }
 }

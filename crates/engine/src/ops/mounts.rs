@@ -32,7 +32,7 @@ pub struct Prepared {
     pub ssh_socket: Option<String>,
     /// Size of `/dev/shm` when a mount asks for one.
     pub shm_size: Option<u64>,
-    _agents: Vec<super::ssh::AgentSocket>,
+    agents: Vec<super::ssh::AgentSocket>,
 }
 
 /// What stands behind one mount.
@@ -40,7 +40,7 @@ enum Slot {
     /// A tree that cannot be written.
     Read(Tree, ReadTree),
     /// A tree whose changes are kept or discarded.
-    Write(Tree, WriteTree),
+    Write(WriteTree),
     /// A cache directory.
     Cache(CacheLease),
     /// Nothing that outlives the process.
@@ -64,7 +64,7 @@ impl Prepared {
             secrets: Vec::new(),
             ssh_socket: None,
             shm_size: None,
-            _agents: Vec::new(),
+            agents: Vec::new(),
         };
         let used = mounts.iter().filter_map(|m| inputs.get(input_of(m.input)?));
         futures::future::try_join_all(used.map(|tree| worker.bring(tree, cx))).await?;
@@ -120,7 +120,7 @@ impl Prepared {
         } else {
             let write = self.worker.write(&tree)?;
             let source = write.mount().clone();
-            (Slot::Write(tree, write), source)
+            (Slot::Write(write), source)
         };
         if mount.dest == "/" {
             self.root.get_or_insert(self.slots.len());
@@ -160,7 +160,7 @@ impl Prepared {
         let Some(agent) = super::ssh::forward(&self.worker, &options, cx).await? else { return Ok(()) };
         self.push(mount, MountKind::Host { source: agent.path().to_owned() });
         self.ssh_socket.get_or_insert_with(|| mount.dest.clone());
-        self._agents.push(agent);
+        self.agents.push(agent);
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl Prepared {
     pub fn rootfs(&self) -> Result<(Mount, bool), StepError> {
         match self.root.map(|i| &self.slots[i]) {
             Some(Slot::Read(_, read)) => Ok((read.mount().clone(), true)),
-            Some(Slot::Write(_, write)) => Ok((write.mount().clone(), false)),
+            Some(Slot::Write(write)) => Ok((write.mount().clone(), false)),
             _ => {
                 Err(StepError::refused("the step has no root file system: one bind mount must have the destination /"))
             }
@@ -195,7 +195,7 @@ impl Prepared {
     pub fn files(&self, mount: usize) -> Result<Root, StepError> {
         let source = match self.slots.get(mount) {
             Some(Slot::Read(_, read)) => return read.root(),
-            Some(Slot::Write(_, write)) => write.mount().clone().into_readonly(),
+            Some(Slot::Write(write)) => write.mount().clone().into_readonly(),
             Some(Slot::Cache(lease)) => Mount::Bind { source: lease.dir().to_owned(), readonly: true },
             Some(Slot::None) => return Err(StepError::refused(format!("mount {mount} holds no files to look at"))),
             None => {
@@ -221,7 +221,7 @@ impl Prepared {
             let Some(output) = output_of(mount) else { continue };
             outputs[output] = match slot {
                 Slot::Read(tree, _) => Some(tree),
-                Slot::Write(_, write) => {
+                Slot::Write(write) => {
                     let what = if mount.dest == "/" {
                         format!("mount / from exec {description}")
                     } else {
@@ -242,7 +242,7 @@ impl Prepared {
         }
         let remains = self.slots.into_iter().map(|slot| match slot {
             Slot::Read(tree, _) => Some(tree),
-            Slot::Write(_, write) => write.commit("file system of a failed step").ok(),
+            Slot::Write(write) => write.commit("file system of a failed step").ok(),
             Slot::Cache(_) | Slot::None => None,
         });
         remains.collect()

@@ -221,7 +221,8 @@ impl HttpSource {
         let (tx, mut rx) = mpsc::channel::<Option<Bytes>>(8);
         let writer = tokio::task::spawn_blocking(move || {
             let ingest = store.ingest_unkeyed(algorithm)?;
-            let mut sink = if gzip { Sink::Gzip(Box::new(MultiGzDecoder::new(ingest))) } else { Sink::Plain(ingest) };
+            let mut sink =
+                if gzip { Sink::Gzip(Box::new(MultiGzDecoder::new(ingest))) } else { Sink::Plain(Box::new(ingest)) };
             while let Some(message) = rx.blocking_recv() {
                 match message {
                     Some(chunk) => sink.write(&chunk)?,
@@ -281,7 +282,7 @@ impl From<io::Error> for Stored {
 }
 
 enum Sink {
-    Plain(Ingest),
+    Plain(Box<Ingest>),
     Gzip(Box<MultiGzDecoder<Ingest>>),
 }
 
@@ -295,7 +296,7 @@ impl Sink {
 
     fn finish(self) -> io::Result<Ingest> {
         match self {
-            Self::Plain(ingest) => Ok(ingest),
+            Self::Plain(ingest) => Ok(*ingest),
             Self::Gzip(decoder) => decoder.finish(),
         }
     }
