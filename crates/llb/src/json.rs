@@ -50,7 +50,6 @@ pub fn definition(definition: &pb::Definition) -> Result<Value, Error> {
 
 /// One entry per op, in the definition's order, as `dump-llb` prints them: `{"Op", "Digest", "OpMetadata"}`.
 pub fn dump_llb(definition: &pb::Definition) -> Result<Vec<Value>, Error> {
-    const KINDS: [&str; 7] = ["exec", "source", "file", "build", "merge", "diff", "passthrough"];
     let entry = |raw: &Vec<u8>| {
         let digest = OpDigest::of(raw).to_string();
         let mut op = convert("pb.Op", raw, Dialect::Plain)?;
@@ -63,6 +62,62 @@ pub fn dump_llb(definition: &pb::Definition) -> Result<Vec<Value>, Error> {
         Ok(json!({"Op": op, "Digest": digest, "OpMetadata": metadata(&meta)}))
     };
     definition.def.iter().map(entry).collect()
+}
+
+/// An op as provenance tells it: members as the schema spells them, numbers for choices, and every alternative in a
+/// member of its own.
+pub fn provenance_op(raw: &[u8]) -> Result<Value, Error> {
+    let mut op = schema_names("pb.Op", raw)?;
+    let Some(members) = op.as_object_mut() else { return Ok(op) };
+    let mut body = Map::new();
+    for kind in KINDS {
+        if let Some(mut value) = members.remove(kind) {
+            if kind == "file" {
+                value.get_mut("actions").and_then(Value::as_array_mut).into_iter().flatten().for_each(nest_action);
+            }
+            body.insert(kind.to_owned(), value);
+        }
+    }
+    members.insert("Op".to_owned(), Value::Object(body));
+    Ok(op)
+}
+
+/// Places in source files as provenance tells them.
+pub fn provenance_locations(locations: &pb::Locations) -> Result<Value, Error> {
+    schema_names("pb.Locations", &locations.encode_to_vec())
+}
+
+const KINDS: [&str; 7] = ["exec", "source", "file", "build", "merge", "diff", "passthrough"];
+
+fn schema_names(name: &'static str, raw: &[u8]) -> Result<Value, Error> {
+    let fail = |reason: String| Error::Json { what: name, reason };
+    let message = DynamicMessage::decode(descriptor(name)?, raw).map_err(|e| fail(e.to_string()))?;
+    let options =
+        SerializeOptions::new().stringify_64_bit_integers(false).use_enum_numbers(true).use_proto_field_name(true);
+    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| fail(e.to_string()))
+}
+
+/// Puts what a file action does, and the users that it names, into members of their own.
+fn nest_action(action: &mut Value) {
+    let Some(members) = action.as_object_mut() else { return };
+    let mut body = Map::new();
+    for kind in ["copy", "mkfile", "mkdir", "rm", "symlink"] {
+        if let Some(mut value) = members.remove(kind) {
+            let owner = value.get_mut("owner").and_then(Value::as_object_mut);
+            for user in owner.into_iter().flat_map(|owner| owner.values_mut()) {
+                let mut choice = user.take();
+                if let Some(id) = choice.as_object_mut().and_then(|choice| choice.remove("byID")) {
+                    choice = json!({"byId": id});
+                }
+                *user = json!({"User": choice});
+            }
+            body.insert(kind.to_owned(), value);
+        }
+    }
+    members.insert("Action".to_owned(), Value::Object(body));
+    for index in ["input", "secondaryInput", "output"] {
+        members.entry(index).or_insert_with(|| json!(0));
+    }
 }
 
 /// Metadata with the member names of the protocol's tools; what is unset is left out.
