@@ -300,6 +300,7 @@ impl Bridge {
                 sources: sources.collect(),
             };
             self.inner.ops.lock().entry(v.digest.0.clone()).or_insert(known);
+            vertex::renew_caches(v, &self.inner.engine.worker);
             let bound = vertex::bind(v, &name, &self.inner.engine.worker, &self.inner.data)?;
             self.status().announce(VertexStatus {
                 digest: v.digest.0.clone(),

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 use tokio::sync::OwnedMutexGuard;
@@ -36,6 +39,12 @@ pub enum Sharing {
 pub struct CacheRecord {
     /// What identifies the mount: its id and what it was seeded from.
     pub key: String,
+    /// The id alone.
+    #[serde(default)]
+    pub id: String,
+    /// Whether it was made from a tree.
+    #[serde(default)]
+    pub seeded: bool,
     /// For people.
     pub description: String,
     /// Milliseconds since the epoch.
@@ -51,6 +60,38 @@ struct CacheDir {
     dir: PathBuf,
     lock: Arc<tokio::sync::Mutex<()>>,
     record: Mutex<CacheRecord>,
+    /// No step gets it any more: it goes with the last one that has it.
+    forgotten: AtomicBool,
+}
+
+impl CacheDir {
+    fn new(name: String, dir: PathBuf, record: CacheRecord) -> Arc<Self> {
+        let (lock, record, forgotten) = (Arc::default(), Mutex::new(record), AtomicBool::new(false));
+        Arc::new(Self { name, dir, lock, record, forgotten })
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for CacheDir {
+    fn drop(&mut self) {
+        if !self.is_forgotten() {
+            return;
+        }
+        let dir = std::mem::take(&mut self.dir);
+        let remove = move || {
+            if let Err(error) = std::fs::remove_dir_all(&dir) {
+                tracing::warn!(%error, dir = %dir.display(), "a cache mount cannot be removed; swept at the next start");
+            }
+        };
+        // It may hold much, and nobody waits for it.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
 }
 
 /// All cache directories of one root.
@@ -72,8 +113,7 @@ impl CacheMounts {
                 meta.delete(Table::CacheMounts, &name);
                 continue;
             }
-            let entry = CacheDir { name, dir, lock: Arc::default(), record: Mutex::new(record.clone()) };
-            dirs.entry(record.key).or_default().push(Arc::new(entry));
+            dirs.entry(record.key.clone()).or_default().push(CacheDir::new(name, dir, record));
         }
         for stray in std::fs::read_dir(&root).into_iter().flatten().flatten() {
             if !named.contains(&*stray.file_name().to_string_lossy()) {
@@ -129,8 +169,16 @@ impl CacheMounts {
         }
         let now = millis(SystemTime::now());
         let description = format!("cached mount {id} from exec");
-        let record = CacheRecord { key: key.to_owned(), description, created: now, last_used: now, uses: 0 };
-        Ok(Arc::new(CacheDir { name, dir, lock: Arc::default(), record: Mutex::new(record) }))
+        let record = CacheRecord {
+            key: key.to_owned(),
+            id: id.to_owned(),
+            seeded: !seed.is_scratch(),
+            description,
+            created: now,
+            last_used: now,
+            uses: 0,
+        };
+        Ok(CacheDir::new(name, dir, record))
     }
 
     fn publish(&self, key: &str, new: Arc<CacheDir>, sharing: Sharing) -> Arc<CacheDir> {
@@ -155,7 +203,9 @@ impl CacheMounts {
             let mut record = dir.record.lock();
             record.last_used = millis(SystemTime::now());
             record.uses += 1;
-            self.meta.put(Table::CacheMounts, &dir.name, &*record);
+            if !dir.is_forgotten() {
+                self.meta.put(Table::CacheMounts, &dir.name, &*record);
+            }
         }
         Ok(CacheLease { dir, _guard: guard })
     }
@@ -165,6 +215,23 @@ impl CacheMounts {
         let dirs = self.dirs.lock();
         let all = dirs.values().flatten();
         all.map(|d| (d.name.clone(), d.dir.clone(), d.record.lock().clone(), Arc::strong_count(d) > 1)).collect()
+    }
+
+    /// Steps that ask for the mount `id` from now on begin anew: from their seeds when it is `seeded`, else empty.
+    pub fn forget(&self, id: &str, seeded: bool) {
+        let mut dirs = self.dirs.lock();
+        for known in dirs.values_mut() {
+            known.retain(|dir| {
+                let record = dir.record.lock();
+                let keep = record.id != id || record.seeded != seeded;
+                if !keep {
+                    dir.forgotten.store(true, Ordering::Relaxed);
+                    self.meta.delete(Table::CacheMounts, &dir.name);
+                }
+                keep
+            });
+        }
+        dirs.retain(|_, known| !known.is_empty());
     }
 
     /// Removes a directory that no step uses. Returns whether it did.

@@ -56,6 +56,26 @@ impl Worker {
         Ok(packed)
     }
 
+    /// As [`Worker::pack`], but for the bottom layers that are those of a base image: they keep their times, and with
+    /// them their identity.
+    pub async fn pack_above(
+        self: &Arc<Self>,
+        tree: &Tree,
+        base: &[DiffId],
+        packing: Packing,
+        jobs: &[Arc<BuildJob>],
+    ) -> Result<Vec<Option<Packed>>, StepError> {
+        let tree = self.own(tree)?;
+        let mut packed = Vec::with_capacity(tree.layers().len());
+        let mut inherited = true;
+        for (i, layer) in tree.layers().iter().enumerate() {
+            inherited &= base.get(i).is_some_and(|diff_id| layer.record().diff_id.as_ref() == Some(diff_id));
+            let packing = Packing { epoch: packing.epoch.filter(|_| !inherited), ..packing };
+            packed.push(self.pack_layer(&tree, i, packing, jobs).await?);
+        }
+        Ok(packed)
+    }
+
     async fn pack_layer(
         self: &Arc<Self>,
         tree: &Tree,
@@ -142,6 +162,10 @@ impl Worker {
             .map_err(|e| StepErrorKind::Other { context: doing(), source: Box::new(e) })?;
         let descriptor = Descriptor::new(packing.compression.media_type(false), info.digest, info.size)
             .with_annotation(annotations::UNCOMPRESSED, info.diff_id.to_string());
+        let descriptor = match packing.epoch {
+            Some(epoch) => descriptor.with_annotation(annotations::REWRITTEN_TIMESTAMP, epoch.to_string()),
+            None => descriptor,
+        };
         if packing.epoch.is_none() {
             self.layers.update(layer, |record| {
                 record.empty = Some(false);

@@ -41,6 +41,7 @@ pub mod annotations {
         IMAGE_NAME = "io.containerd.image.name";
         UNCOMPRESSED = "containerd.io/uncompressed";
         CREATED_AT = "buildkit/createdat";
+        REWRITTEN_TIMESTAMP = "buildkit/rewritten-timestamp";
         REFERENCE_TYPE = "vnd.docker.reference.type";
         REFERENCE_DIGEST = "vnd.docker.reference.digest";
         PREDICATE_TYPE = "in-toto.io/predicate-type";

@@ -48,6 +48,8 @@ struct Place {
     at: PathBuf,
     /// None: what is there is only known inside the container.
     tree: Option<Arc<OwnedFd>>,
+    /// Other containers may have it, too, and mount something at the same places: nothing is taken away from it.
+    shared: bool,
 }
 
 /// Something made for a mount.
@@ -60,12 +62,19 @@ pub(crate) struct Stub {
 
 impl Layout {
     pub(crate) fn new(root: Arc<OwnedFd>) -> Self {
-        Self { places: vec![Place { at: PathBuf::from("/"), tree: Some(root) }], stubs: Vec::new() }
+        Self { places: vec![Place { at: PathBuf::from("/"), tree: Some(root), shared: false }], stubs: Vec::new() }
     }
 
     /// From now on `tree` is seen at `at`, which [`Layout::make`] returned.
     pub(crate) fn cover(&mut self, at: PathBuf, tree: Option<Arc<OwnedFd>>) {
-        self.places.push(Place { at, tree });
+        self.places.push(Place { at, tree, shared: false });
+    }
+
+    /// The tree that was put in place last may be seen by other containers at the same time.
+    pub(crate) fn share_last(&mut self) {
+        if let Some(last) = self.places.last_mut() {
+            last.shared = true;
+        }
     }
 
     /// What was made and has to go after the end.
@@ -108,9 +117,15 @@ impl Layout {
                         Lifetime::MountPoint => last,
                         Lifetime::Everything => true,
                     };
-                    let stub = self.create(&here, &name, kind)?;
-                    if goes {
-                        self.stubs.push(stub);
+                    match self.create(&here, &name, kind) {
+                        Ok(stub) if goes && !self.place(&here).0.shared => self.stubs.push(stub),
+                        Ok(_) => {}
+                        // Another container made it meanwhile in a tree that both see: look again.
+                        Err(e) if Errno::from_io_error(&e) == Some(Errno::EXIST) => {
+                            pending.push_front(name);
+                            continue;
+                        }
+                        Err(e) => return Err(e),
                     }
                     here = next;
                 }
@@ -285,6 +300,19 @@ mod tests {
         assert_eq!(made, Path::new("/elsewhere/x"), "a link in a mount leads to the container's root");
         layout.cover(PathBuf::from("/proc"), None);
         assert_eq!(layout.make(Path::new("/proc/a"), Kind::File, Lifetime::Stays).unwrap(), Path::new("/proc/a"));
+    }
+
+    #[test]
+    fn shared_trees_keep_their_mount_points() {
+        let (_root_dir, root) = tree(&["cache/"]);
+        let (cache_dir, cache) = tree(&[]);
+        let mut layout = Layout::new(root);
+        layout.cover(PathBuf::from("/cache"), Some(cache));
+        layout.share_last();
+        let at = layout.make(Path::new("/cache/below"), Kind::Directory, Lifetime::Everything).unwrap();
+        assert_eq!(at, Path::new("/cache/below"));
+        assert!(layout.into_stubs().is_empty(), "other containers may have mounted something there");
+        assert!(cache_dir.path().join("below").is_dir());
     }
 
     #[test]

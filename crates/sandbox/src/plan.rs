@@ -332,7 +332,12 @@ impl<'a> Builder<'a> {
         let seal = if mount.readonly { RDONLY } else { 0 };
         let at = |source: io::Error| Error::Mount { dest: dest.clone(), source };
         match &mount.kind {
-            MountKind::Tree { mount, subpath } => self.tree(dest, mount, subpath, seal, lifetime)?,
+            MountKind::Tree { mount, subpath, shared } => {
+                self.tree(dest, mount, subpath, seal, lifetime)?;
+                if *shared {
+                    self.layout.share_last();
+                }
+            }
             MountKind::Tmpfs { size } => {
                 let tmpfs = devices::tmpfs("1777", *size).map_err(at)?;
                 raw::set_mount(tmpfs.as_fd(), NOSUID | NODEV | seal, 0).map_err(at)?;

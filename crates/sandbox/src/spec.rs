@@ -145,6 +145,8 @@ pub enum MountKind {
         mount: Mount,
         /// Relative to the root of the tree; empty or `/` for all of it.
         subpath: PathBuf,
+        /// Other containers may have the tree at the same time: mount points that are made in it stay.
+        shared: bool,
     },
     /// An empty tmpfs, mode 1777, without set-user-id programs and devices.
     Tmpfs {

@@ -447,7 +447,7 @@ async fn mounts() {
     let bind = Mount::Bind { source: tree.clone(), readonly: false };
     let at = |dest: &str, subpath: &str, readonly| ContainerMount {
         dest: dest.into(),
-        kind: MountKind::Tree { mount: bind.clone(), subpath: subpath.into() },
+        kind: MountKind::Tree { mount: bind.clone(), subpath: subpath.into(), shared: false },
         readonly,
     };
     bench.check_with(|s| s.mounts = vec![at("/m", "", false)], "cat /m/file", "content").await;
@@ -469,7 +469,7 @@ async fn mounts() {
     let overlay =
         Mount::Overlay { lower: vec![tree.clone(), bench.dir.path().join("base")], upper: None, userxattr: false };
     let part = |s: &mut ContainerSpec| {
-        let kind = MountKind::Tree { mount: overlay.clone(), subpath: "sub/deep".into() };
+        let kind = MountKind::Tree { mount: overlay.clone(), subpath: "sub/deep".into(), shared: false };
         s.mounts = vec![ContainerMount { dest: "/o".into(), kind, readonly: true }];
     };
     bench.check_with(part, "ls /o", "leaf").await;

@@ -35,15 +35,19 @@ pub(super) async fn resolve(
         let request = ContextRequest { name: value.to_owned(), platform: target.clone(), resolve_mode };
         let context = resolver.context(request).await.map_err(Cause::Context)?;
         let Files::Output(output) = context.files else { return Ok(None) };
-        let Some(source) = output.source() else { return Ok(None) };
-        (TimestampSource::Source(source), format!("[internal] resolve {NAME} named context {value}"))
+        if output.source().is_none() {
+            return Ok(None);
+        }
+        (TimestampSource::Source(output), format!("[internal] resolve {NAME} named context {value}"))
     } else {
         let named = |stage: &&Stage| stage.name().is_some_and(|name| name.eq_ignore_ascii_case(value));
         let stage = dockerfile.stages.iter().find(named).ok_or_else(|| Error::new(Cause::Epoch(value.to_owned())))?;
         let output = stage_source(stage, dockerfile, options, globals).map_err(|e| e.at(&stage.from.head.ranges()))?;
-        let Some(source) = output.source() else { return Ok(None) };
+        if output.source().is_none() {
+            return Ok(None);
+        }
         let name = stage.name().unwrap_or_default();
-        (TimestampSource::Source(source), format!("[internal] resolve {NAME} source stage {name}"))
+        (TimestampSource::Source(output), format!("[internal] resolve {NAME} source stage {name}"))
     };
     let time = resolver.timestamp(TimestampRequest { source, log_name }).await.map_err(Cause::Context)?;
     Ok(time)

@@ -1,5 +1,6 @@
 //! What can go wrong when instructions are given a meaning.
 
+use super::Finding;
 use crate::expand::ExpandError;
 use crate::parser::TriggerError;
 use crate::source::{Range, Source};
@@ -18,11 +19,13 @@ pub struct Error {
     pub cause: Box<Cause>,
     /// The instruction, or the instructions of a cycle. Empty when no line is to blame.
     pub ranges: Vec<Range>,
+    /// Lint that was found before it went wrong, in the order of the file.
+    pub findings: Vec<Finding>,
 }
 
 impl Error {
     pub(super) fn new(cause: impl Into<Cause>) -> Self {
-        Self { cause: Box::new(cause.into()), ranges: Vec::new() }
+        Self { cause: Box::new(cause.into()), ranges: Vec::new(), findings: Vec::new() }
     }
 
     /// Blames `ranges`, unless something closer is blamed already.

@@ -76,11 +76,31 @@ pub struct Lowered {
 /// Gives a Dockerfile its meaning.
 pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl MetaResolver) -> Result<Lowered, Error> {
     let mut findings = Vec::new();
+    let outcome = lower_with(dockerfile, options, resolver, &mut findings).await;
+    let in_order = |mut findings: Vec<Finding>| {
+        findings.sort_by_key(|finding| finding.ranges.first().map_or(0, |range| range.start.line));
+        findings
+    };
+    match outcome {
+        Ok(lowered) => Ok(Lowered { findings: in_order(findings), ..lowered }),
+        Err(mut error) => {
+            findings.append(&mut error.findings);
+            Err(Error { findings: in_order(findings), ..error })
+        }
+    }
+}
+
+async fn lower_with(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolver: &impl MetaResolver,
+    findings: &mut Vec<Finding>,
+) -> Result<Lowered, Error> {
     let platforms = Platforms::of(options);
     let last_name = dockerfile.stages.last().and_then(|stage| stage.name());
     let target_name = options.target.as_deref().filter(|name| !name.is_empty());
     let predefined = args::predefined(&platforms, options, target_name.or(last_name));
-    stages::check_default_bases(dockerfile, &predefined, &mut findings);
+    stages::check_default_bases(dockerfile, &predefined, findings);
 
     let mut build_args = options.build_args.clone();
     let mut globals = Globals::evaluate(predefined, dockerfile, &build_args)?;
@@ -98,7 +118,7 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
         }
     }
 
-    let mut stages = Stages::plan(dockerfile, options, &platforms.target, &globals, resolver, &mut findings)?;
+    let mut stages = Stages::plan(dockerfile, options, &platforms.target, &globals, resolver, findings)?;
     let target = stages.target(target_name, dockerfile.stages.len())?;
     stages.connect()?;
 
@@ -106,7 +126,7 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
     let bases = Bases { options, platforms: &platforms, resolver, source_map: &source_map };
     let needed = loop {
         let needed = if options.all_stages { (0..stages.nodes.len()).collect() } else { stages.needed_by(target) };
-        bases.resolve(&mut stages, &needed, &mut findings).await?;
+        bases.resolve(&mut stages, &needed, findings).await?;
         if !stages.read_triggers(&needed)? {
             break needed;
         }
@@ -128,7 +148,7 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
         },
         source_map,
     };
-    let context_paths = run_stages(&shared, &mut stages, &needed, &mut findings)?;
+    let context_paths = run_stages(&shared, &mut stages, &needed, findings)?;
     let context_paths = follow_paths(&context_paths);
     deferred.set(options.context.clone().output(context_paths.clone()));
     finish_contexts(&mut stages, target);
@@ -146,7 +166,6 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
             ignore_cache |= node.ignore_cache;
         }
     }
-    findings.sort_by_key(|finding| finding.ranges.first().map_or(0, |range| range.start.line));
     let Some(state) = stages.nodes[target].state.take() else { return Err(Error::new(Cause::NoStages)) };
     let image = finish_image(state.image, options);
     let (platform, platform_id) = result_platform(target_platform, &image.platform);
@@ -156,7 +175,7 @@ pub async fn lower(dockerfile: &Dockerfile, options: &Options, resolver: &impl M
         base_image: state.base_image,
         platform,
         platform_id,
-        findings,
+        findings: Vec::new(),
         context_paths,
         outline,
         scans,

@@ -1,7 +1,7 @@
 //! What lowering asks the world.
 
 use super::{Files, ResolveError};
-use cooper_llb::pb;
+use cooper_llb::Output;
 use cooper_oci::{Digest, ImageConfig, ImageRef, Platform};
 use std::future::Future;
 
@@ -73,7 +73,7 @@ pub struct ImageMeta {
 }
 
 /// Whose time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct TimestampRequest {
     /// The source.
     pub source: TimestampSource,
@@ -82,12 +82,12 @@ pub struct TimestampRequest {
 }
 
 /// Something with a time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum TimestampSource {
     /// The build context.
     MainContext,
-    /// This.
-    Source(pb::SourceOp),
+    /// This output of a source op ([`Output::source`] is there).
+    Source(Output),
 }
 
 /// The form of a context's name in options: short, without `:latest`. `None` for what is no name.

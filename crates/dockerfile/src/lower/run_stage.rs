@@ -113,12 +113,16 @@ impl<'r> StageRun<'r> {
             comments: Vec::new(),
             onbuild: false,
         };
-        run.begin().map_err(|e| e.at(&node.ranges))?;
-        for command in &node.commands {
-            run.command(command).map_err(|e| e.at(&command.ranges))?;
+        if let Err(error) = run.all(&node.ranges, &node.commands) {
+            return Err(Error { findings: run.findings, ..error });
         }
         let Self { state, capture, findings, context_paths, stage_paths, reads_all, .. } = run;
         Ok(Finished { state, capture, findings, context_paths, stage_paths, reads_all })
+    }
+
+    fn all(&mut self, from: &[Range], commands: &[Command<'_>]) -> Result<(), Error> {
+        self.begin().map_err(|e| e.at(from))?;
+        commands.iter().try_for_each(|command| self.command(command).map_err(|e| e.at(&command.ranges)))
     }
 
     fn begin(&mut self) -> Result<(), Error> {

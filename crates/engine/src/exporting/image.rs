@@ -20,7 +20,7 @@ use cooper_export::{
     write::{ArchiveKind, push, write_archive, write_session_store},
 };
 use cooper_layer::Compression;
-use cooper_oci::{Descriptor, Digest};
+use cooper_oci::{Descriptor, DiffId, Digest, ImageConfig};
 use cooper_source::image::Names as _;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -184,19 +184,23 @@ async fn make(bridge: &Bridge, attrs: &ImageAttrs, result: &BuildResult, bars: &
     attrs.validate()?;
     let trees = trees(result).await?;
     let several = matches!(result.refs, crate::bridge::Refs::Map(_));
-    let packing = packing(attrs, result)?;
+    let packing = packing(attrs)?;
     let mut blobs = HashMap::new();
     let mut images = Vec::new();
     bars.started("exporting layers");
     for (platform, tree) in trees {
-        let packed = bridge.worker().pack(&tree, packing, std::slice::from_ref(bridge.job())).await?;
-        let packed: Vec<Packed> = packed.into_iter().flatten().collect();
-        blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
         let entry = |key: &str| {
             let keyed = result.metadata.get(&format!("{key}/{}", platform.id));
             keyed.or_else(|| result.metadata.get(key)).map(|v| Bytes::from(v.clone()))
         };
         let epoch = entry("source.date.epoch").and_then(|v| std::str::from_utf8(&v).ok()?.parse().ok());
+        let rewrite = attrs.epoch.unwrap_or(epoch).filter(|_| attrs.rewrite_timestamp);
+        let packing = Packing { epoch: rewrite, ..packing };
+        let base = entry("containerimage.base.config").map(|config| base_layers(&config)).unwrap_or_default();
+        let jobs = std::slice::from_ref(bridge.job());
+        let packed = bridge.worker().pack_above(&tree, &base, packing, jobs).await?;
+        let packed: Vec<Packed> = packed.into_iter().flatten().collect();
+        blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
         images.push(Image {
             layers: packed.iter().map(layer).collect(),
             config: entry("containerimage.config"),
@@ -224,7 +228,12 @@ fn layer(packed: &Packed) -> LayerBlob {
     }
 }
 
-fn packing(attrs: &ImageAttrs, result: &BuildResult) -> Result<Packing, BuildError> {
+/// The layers of a base image by its config; none when that cannot be read.
+fn base_layers(config: &[u8]) -> Vec<DiffId> {
+    serde_json::from_slice::<ImageConfig>(config).map(|config| config.rootfs.diff_ids).unwrap_or_default()
+}
+
+fn packing(attrs: &ImageAttrs) -> Result<Packing, BuildError> {
     let choice = &attrs.compression;
     let compression = match choice.kind {
         CompressionKind::Uncompressed => Compression::Uncompressed,
@@ -234,7 +243,5 @@ fn packing(attrs: &ImageAttrs, result: &BuildResult) -> Result<Packing, BuildErr
             return Err(BuildError::refused("compression=estargz is not supported; use gzip or zstd"));
         }
     };
-    let of_result = || result.metadata.get("source.date.epoch").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
-    let epoch = if attrs.rewrite_timestamp { attrs.epoch.unwrap_or_else(of_result) } else { None };
-    Ok(Packing { compression, level: choice.level, force: choice.force, epoch })
+    Ok(Packing { compression, level: choice.level, force: choice.force, epoch: None })
 }

@@ -125,7 +125,8 @@ impl Prepared {
         if mount.dest == "/" {
             self.root.get_or_insert(self.slots.len());
         } else {
-            self.push(mount, MountKind::Tree { mount: source, subpath: PathBuf::from(&mount.selector) });
+            let subpath = PathBuf::from(&mount.selector);
+            self.push(mount, MountKind::Tree { mount: source, subpath, shared: false });
         }
         Ok(slot)
     }
@@ -142,7 +143,8 @@ impl Prepared {
         }
         let lease = self.worker.caches.acquire(&self.worker, &options.id, &seed, sharing, cx).await?;
         let source = Mount::Bind { source: lease.dir().to_owned(), readonly: false };
-        self.push(mount, MountKind::Tree { mount: source, subpath: PathBuf::from(&mount.selector) });
+        let subpath = PathBuf::from(&mount.selector);
+        self.push(mount, MountKind::Tree { mount: source, subpath, shared: true });
         Ok(Slot::Cache(lease))
     }
 

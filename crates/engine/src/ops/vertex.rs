@@ -73,6 +73,15 @@ pub fn bind(
     })
 }
 
+/// A step that ignores the cache has empty cache mounts, too.
+pub fn renew_caches(v: &cooper_llb::Vertex, worker: &Worker) {
+    let Some(Kind::Exec(exec)) = v.op.op.as_ref().filter(|_| v.metadata.ignore_cache) else { return };
+    for mount in exec.mounts.iter().filter(|m| m.mount_type() == pb::MountType::Cache) {
+        let id = mount.cache_opt.as_ref().map_or("", |options| options.id.as_str());
+        worker.caches.forget(id, super::exec::input_of(mount.input).is_some());
+    }
+}
+
 fn combine(worker: &Arc<Worker>, combine: Combine, v: &cooper_llb::Vertex) -> Arc<dyn Op<Build>> {
     Arc::new(CombineOp { worker: worker.clone(), combine, inputs: v.inputs.len() })
 }

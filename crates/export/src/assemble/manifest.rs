@@ -64,10 +64,7 @@ fn layer(blob: &LayerBlob, oci: bool, keep_nondist: bool) -> Descriptor {
     }
     listed.clone_into(&mut out.media_type);
     let internal = |key: &str| {
-        key == annotations::UNCOMPRESSED
-            || key == annotations::CREATED_AT
-            || key.starts_with(SOURCE_PREFIX)
-            || key == "buildkit/rewritten-timestamp"
+        key == annotations::UNCOMPRESSED || key == annotations::CREATED_AT || key.starts_with(SOURCE_PREFIX)
     };
     out.annotations =
         if oci { out.annotations.into_iter().filter(|(key, _)| !internal(key)).collect() } else { BTreeMap::new() };

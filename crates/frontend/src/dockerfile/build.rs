@@ -77,12 +77,17 @@ impl Prepared<'_> {
         let dockerfile = parsed.into_result().map_err(|e| origin.parse_error(&e))?;
         let targets = self.request.targets();
         let lowered = targets.into_iter().map(|platform| self.lower(&dockerfile, platform, false));
-        let lowered = futures::future::try_join_all(lowered).await.map_err(|e| origin.lowering_error(&e))?;
-        // One platform speaks for all: most advice would be the same.
-        for finding in lowered.first().into_iter().flat_map(|first| &first.findings) {
+        let lowered = futures::future::try_join_all(lowered).await;
+        // One platform speaks for all: most advice would be the same. It may say why a build fails.
+        let findings = match &lowered {
+            Ok(lowered) => lowered.first().map(|first| first.findings.as_slice()),
+            Err(error) => Some(error.findings.as_slice()),
+        };
+        for finding in findings.unwrap_or_default() {
             linter.add(&dockerfile, finding);
         }
         shown.send(self.bridge, &origin, &linter);
+        let lowered = lowered.map_err(|e| origin.lowering_error(&e))?;
         if let Some(error) = linter.error() {
             return Err(BuildError::refused(error.to_string()));
         }

@@ -91,25 +91,31 @@ impl MainContext {
         let download = http.output(url, Meta::named("[internal] load remote build context"));
         self.source = download.source();
         let doing = |e: BuildError| e.context("failed to read downloaded context");
-        let result = load(bridge, &download).await?;
-        let start = result.read_range(DOWNLOAD, Some((0, SNIFFED))).await.map_err(doing)?;
-        self.archive = is_archive(&start);
-        let files = if self.archive {
-            let copy = Copy {
-                source: download,
-                src: format!("/{DOWNLOAD}"),
-                dest: "/".to_owned(),
-                unpack: true,
-                ..Copy::default()
-            };
-            file(&Output::scratch(), vec![Action::Copy(Box::new(copy))], Meta::default())
-        } else {
+        let unpacked = unpacked(bridge, &download, DOWNLOAD).await.map_err(doing)?;
+        self.archive = unpacked.is_some();
+        let files = unpacked.unwrap_or_else(|| {
             DOWNLOAD.clone_into(&mut self.filename);
             download
-        };
+        });
         self.files = Some(files.clone());
         Ok(files)
     }
+}
+
+/// What is in the archive `name` of a directory; `None` when it is none.
+pub async fn unpacked(bridge: &Bridge, directory: &Output, name: &str) -> Result<Option<Output>, BuildError> {
+    let start = load(bridge, directory).await?.read_range(name, Some((0, SNIFFED))).await?;
+    if !is_archive(&start) {
+        return Ok(None);
+    }
+    let copy = Copy {
+        source: directory.clone(),
+        src: format!("/{name}"),
+        dest: "/".to_owned(),
+        unpack: true,
+        ..Copy::default()
+    };
+    Ok(Some(file(&Output::scratch(), vec![Action::Copy(Box::new(copy))], Meta::default())))
 }
 
 /// Makes a source part of the build.

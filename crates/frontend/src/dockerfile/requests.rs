@@ -69,9 +69,15 @@ async fn judge(prepared: &Prepared<'_>, linter: &mut Linter) -> Result<(), (Stri
     let dockerfile = parsed.into_result().map_err(|e| (e.to_string(), e.first().ranges()))?;
     // Without a target, every stage is judged.
     let all_stages = prepared.request.opt("target").is_empty();
-    let lowered = prepared.lower(&dockerfile, None, all_stages).await.map_err(|e| (e.to_string(), e.ranges))?;
-    for finding in &lowered.findings {
+    let (findings, wrong) = match prepared.lower(&dockerfile, None, all_stages).await {
+        Ok(lowered) => (lowered.findings, None),
+        Err(error) => (error.findings, Some((error.cause.to_string(), error.ranges))),
+    };
+    for finding in &findings {
         linter.add(&dockerfile, finding);
+    }
+    if let Some(wrong) = wrong {
+        return Err(wrong);
     }
     linter.error().map_or(Ok(()), |error| Err((error.to_string(), Vec::new())))
 }

@@ -40,7 +40,7 @@ impl MetaResolver for Resolver<'_> {
     async fn timestamp(&self, request: TimestampRequest) -> Result<Option<i64>, ResolveError> {
         let time = match request.source {
             TimestampSource::MainContext => timestamp::of_context(self.bridge, self.main, request.log_name).await?,
-            TimestampSource::Source(source) => timestamp::of_source(self.bridge, source, request.log_name).await?,
+            TimestampSource::Source(source) => timestamp::of_source(self.bridge, &source, request.log_name).await?,
         };
         Ok(time)
     }

@@ -2,7 +2,7 @@
 
 use super::context::{self, MainContext};
 use cooper_engine::{Bridge, BuildError};
-use cooper_llb::pb;
+use cooper_llb::{Output, attrs, pb};
 use cooper_rooted::{Kind, Root};
 use cooper_wire::gateway::{ResolveSourceGitRequest, ResolveSourceMetaRequest};
 use std::path::PathBuf;
@@ -12,21 +12,38 @@ const NANOS: i64 = 1_000_000_000;
 /// The time of the build context, in seconds since 1970; a directory of the client has none.
 pub async fn of_context(bridge: &Bridge, main: &MainContext, log_name: String) -> Result<Option<i64>, BuildError> {
     let Some(source) = &main.source else { return Ok(None) };
-    let time = of_source(bridge, source.clone(), log_name).await?;
+    let time = said_of_source(bridge, source.clone(), log_name).await?;
     match &main.files {
-        // The server did not say: the newest file of the archive does.
-        Some(files) if time.is_none() && main.archive => {
-            let tree = context::load(bridge, files).await?.open().await?;
-            let newest = tokio::task::spawn_blocking(move || newest_file(&tree.root()?)).await;
-            newest
-                .map_err(|e| BuildError::refused(format!("reading times of the build context ended abnormally: {e}")))?
-        }
+        Some(files) if time.is_none() && main.archive => newest_of(bridge, files).await,
         _ => Ok(time),
     }
 }
 
 /// The time of a commit or of a download, in seconds since 1970.
-pub async fn of_source(bridge: &Bridge, source: pb::SourceOp, log_name: String) -> Result<Option<i64>, BuildError> {
+pub async fn of_source(bridge: &Bridge, source: &Output, log_name: String) -> Result<Option<i64>, BuildError> {
+    let Some(op) = source.source() else { return Ok(None) };
+    let http = context::is_url(&op.identifier);
+    let name = op.attrs.get(attrs::HTTP_FILENAME).cloned();
+    match (said_of_source(bridge, op, log_name).await?, name) {
+        (None, Some(name)) if http => {
+            let archive = context::unpacked(bridge, source, &name).await?;
+            match archive {
+                Some(files) => newest_of(bridge, &files).await,
+                None => Ok(None),
+            }
+        }
+        (time, _) => Ok(time),
+    }
+}
+
+/// The server did not say: the newest file of the archive does.
+async fn newest_of(bridge: &Bridge, files: &Output) -> Result<Option<i64>, BuildError> {
+    let tree = context::load(bridge, files).await?.open().await?;
+    let newest = tokio::task::spawn_blocking(move || newest_file(&tree.root()?)).await;
+    newest.map_err(|e| BuildError::refused(format!("reading the times of an archive ended abnormally: {e}")))?
+}
+
+async fn said_of_source(bridge: &Bridge, source: pb::SourceOp, log_name: String) -> Result<Option<i64>, BuildError> {
     let request = ResolveSourceMetaRequest {
         git: source.identifier.starts_with("git://").then_some(ResolveSourceGitRequest { return_object: true }),
         source: Some(source),
@@ -51,7 +68,7 @@ fn committed(object: &[u8]) -> Option<i64> {
 
 /// The time of the newest regular file. Blocks.
 fn newest_file(root: &Root) -> Result<Option<i64>, BuildError> {
-    let failed = |e: cooper_rooted::Error| BuildError::refused(format!("cannot read times of the build context: {e}"));
+    let failed = |e: cooper_rooted::Error| BuildError::refused(format!("cannot read the times of an archive: {e}"));
     let mut newest = None;
     let mut open = vec![PathBuf::from("/")];
     while let Some(dir) = open.pop() {

@@ -37,7 +37,7 @@ impl Progress {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// Bytes of file content transferred so far.
+    /// Bytes transferred so far: content, and for receivers what is said about it, too.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -17,6 +17,7 @@ use cooper_fsmatch::PatternMatcher;
 use cooper_wire::fsync::{Packet, packet::PacketType};
 use futures::{Stream, StreamExt};
 use parking_lot::{Condvar, Mutex};
+use prost::Message as _;
 use std::{
     path::Path,
     sync::{
@@ -176,6 +177,9 @@ impl Pump {
         let mut data: Vec<Vec<(u32, Bytes)>> = vec![Vec::new(); self.writers.len()];
         for packet in batch {
             let packet = packet?;
+            if let Some(progress) = &self.progress {
+                progress.add_bytes(packet.encoded_len());
+            }
             match packet.r#type() {
                 PacketType::PacketStat => match packet.stat {
                     Some(stat) if self.stats.is_some() && !listed.end => listed.stats.push(stat),
@@ -188,9 +192,6 @@ impl Pump {
                         return Err(Error::protocol(format!("invalid file request {}", packet.id)));
                     }
                     self.bytes += packet.data.len() as u64;
-                    if let Some(progress) = &self.progress {
-                        progress.add_bytes(packet.data.len());
-                    }
                     data[writer].push((packet.id, packet.data));
                 }
                 PacketType::PacketErr => {

@@ -35,6 +35,8 @@ use url::Url;
 const ATTEMPTS: u32 = 3;
 /// A server that sends nothing this long is taken for dead.
 const STALL: Duration = Duration::from_secs(60);
+/// Servers know builders by the first word.
+const PRODUCT: &str = concat!("buildkit/v0.32 cooper/", env!("CARGO_PKG_VERSION"));
 const AUTH_HEADER_PREFIX: &str = "HTTP_AUTH_HEADER_";
 const AUTH_TOKEN_PREFIX: &str = "HTTP_AUTH_TOKEN_";
 
@@ -335,7 +337,7 @@ fn parse(text: &str) -> Result<Url, HttpError> {
 /// The request's headers, with the authorisation that its secrets give.
 async fn headers(request: &HttpRequest, url: &Url, secrets: &dyn Secrets) -> Result<HeaderMap, HttpError> {
     let mut headers = HeaderMap::new();
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("cooper/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
     for (name, value) in request.allowed_headers() {
         if let (Ok(name), Ok(value)) = (name.parse::<http::HeaderName>(), HeaderValue::from_str(value)) {
             headers.insert(name, value);

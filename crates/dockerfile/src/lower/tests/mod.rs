@@ -111,7 +111,10 @@ impl MetaResolver for Fake {
     async fn timestamp(&self, request: TimestampRequest) -> Result<Option<i64>, ResolveError> {
         let source = match request.source {
             TimestampSource::MainContext => "context".to_owned(),
-            TimestampSource::Source(source) => format!("{} {:?}", source.identifier, source.attrs),
+            TimestampSource::Source(output) => {
+                let source = output.source().unwrap();
+                format!("{} {:?}", source.identifier, source.attrs)
+            }
         };
         self.asked.lock().unwrap().push(format!("time of {source}"));
         Ok(self.time)
