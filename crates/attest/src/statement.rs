@@ -19,7 +19,7 @@ pub struct Subject {
     #[serde(default)]
     pub name: String,
     /// Digests by algorithm.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub digest: BTreeMap<String, String>,
 }
 
@@ -32,11 +32,16 @@ pub struct Statement {
     #[serde(rename = "predicateType", default)]
     pub predicate_type: String,
     /// What it is about.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub subject: Vec<Subject>,
     /// The predicate.
     #[serde(default = "nothing")]
     pub predicate: Box<RawValue>,
+}
+
+/// `null` is what some programs write for an empty list.
+fn or_default<'de, T: Default + Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 fn nothing() -> Box<RawValue> {
@@ -109,6 +114,8 @@ mod tests {
         );
         let again = Statement::parse(&statement.pretty()).unwrap();
         assert_eq!((again.subject, again.predicate_type), (statement.subject, statement.predicate_type));
+        let null = Statement::parse(br#"{"predicateType": "t", "subject": null, "predicate": {}}"#).unwrap();
+        assert!(null.subject.is_empty());
         let empty = Statement::new("t", Vec::new(), b"").unwrap();
         assert!(String::from_utf8(empty.compact()).unwrap().ends_with(r#""subject":[],"predicate":null}"#));
     }

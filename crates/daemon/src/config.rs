@@ -13,7 +13,10 @@ mod defaults;
 pub mod flags;
 mod gc;
 mod keys;
+mod provenance;
 mod values;
+
+pub use provenance::provenance_environment;
 
 pub use defaults::{Defaults, in_user_namespace};
 pub use flags::DaemonFlags;

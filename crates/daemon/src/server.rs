@@ -9,7 +9,7 @@ use crate::{
         describe_error,
     },
 };
-use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, WorkerConfig};
+use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, ProvenanceConfig, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
 use cooper_wire::{
     content::content_server::ContentServer, control::control_server::ControlServer,
@@ -217,6 +217,10 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         }),
         describe_error: Some(describe_error),
         gateway_server: Some(Arc::new(FrontendServer)),
+        provenance: ProvenanceConfig {
+            dockerfile_version: crate::DOCKERFILE_VERSION.to_owned(),
+            environment: crate::config::provenance_environment(config.provenance_env_dir.as_deref())?,
+        },
         root,
     })
 }

@@ -10,19 +10,24 @@ use crate::{
     domain::{Build, BuildJob},
     engine::EngineInner,
     layer_store::random_id,
-    ops::vertex,
+    ops::{SourceOp, vertex},
+    provenance::{Asked, Origins, ProvenanceConfig, Scope, scope::Made},
     status::{BuildStatus, SourceRanges, VertexStatus},
     tree::Tree,
     worker::ReadTree,
 };
 use async_trait::async_trait;
+use cooper_attest::ImageSource;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};
 use cooper_solver::{Edge, Job, SolveError, Warning};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Turns options and inputs into results.
@@ -108,6 +113,7 @@ pub struct Ref {
 struct RefInner {
     id: String,
     edge: Edge,
+    evaluated: Arc<AtomicBool>,
     definition: pb::Definition,
     bridge: Bridge,
 }
@@ -136,7 +142,19 @@ impl Ref {
 
     /// Builds it, or takes it from the cache. Its layers may still be elsewhere.
     pub async fn evaluate(&self) -> Result<Tree, BuildError> {
-        self.inner.bridge.evaluate(&self.inner.edge).await
+        let tree = self.inner.bridge.evaluate(&self.inner.edge).await?;
+        self.inner.evaluated.store(true, Ordering::Release);
+        Ok(tree)
+    }
+
+    /// Whether it was built.
+    pub(crate) fn is_evaluated(&self) -> bool {
+        self.inner.evaluated.load(Ordering::Acquire)
+    }
+
+    /// The request that it was made for.
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.inner.bridge.scope
     }
 
     /// Builds it and brings its files here.
@@ -191,6 +209,8 @@ pub struct ResolveOptions {
 #[derive(Clone)]
 pub struct Bridge {
     inner: Arc<BridgeInner>,
+    /// The request that is being served.
+    scope: Arc<Scope>,
 }
 
 struct BridgeInner {
@@ -200,6 +220,14 @@ struct BridgeInner {
     /// Ops as received, for errors and records.
     ops: Mutex<HashMap<Digest, KnownOp>>,
     configs: Mutex<HashMap<String, ResolvedImageConfig>>,
+    /// Results whose requests are remembered while this build runs.
+    origins: Mutex<Vec<u64>>,
+}
+
+impl Drop for BridgeInner {
+    fn drop(&mut self) {
+        self.engine.origins.forget(self.origins.get_mut());
+    }
 }
 
 #[derive(Clone)]
@@ -208,13 +236,49 @@ struct KnownOp {
     name: String,
     description: BTreeMap<String, String>,
     sources: Vec<SourceRanges>,
+    inputs: Arc<[Digest]>,
+    source_op: Option<Arc<dyn SourceOp>>,
 }
 
 impl Bridge {
-    pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>) -> Self {
+    pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>, asked: Asked) -> Self {
         let job = engine.solver.job(data.clone(), data.status.clone());
-        let inner = BridgeInner { engine, job, data, ops: Mutex::default(), configs: Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        let (ops, configs, origins) = Default::default();
+        let inner = BridgeInner { engine, job, data, ops, configs, origins };
+        Self { inner: Arc::new(inner), scope: Arc::new(Scope::outermost(asked)) }
+    }
+
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.inner.engine.origins
+    }
+
+    pub(crate) fn note_origin(&self, id: u64) {
+        self.inner.origins.lock().push(id);
+    }
+
+    pub(crate) fn provenance_config(&self) -> &ProvenanceConfig {
+        &self.inner.engine.provenance
+    }
+
+    /// Shows what is known of a vertex: its op, its inputs and, when it is a source, that.
+    pub(crate) fn with_known(&self, vertex: &Digest, show: impl FnOnce(&[u8], &[Digest], Option<&dyn SourceOp>)) {
+        let known = self.inner.ops.lock().get(vertex).cloned();
+        if let Some(known) = known {
+            show(&known.raw, &known.inputs, known.source_op.as_deref());
+        }
+    }
+
+    /// The results of a vertex, when they are here: from this build or an earlier one.
+    pub(crate) fn kept_outputs(&self, vertex: &Digest) -> Vec<Option<Tree>> {
+        if let Some(outputs) = self.inner.job.kept(vertex) {
+            return outputs;
+        }
+        let source = self.inner.ops.lock().get(vertex).and_then(|known| known.source_op.clone());
+        source.and_then(|source| source.known_tree()).map_or_else(Vec::new, |tree| vec![Some(tree)])
     }
 
     /// What belongs to this build.
@@ -261,13 +325,16 @@ impl Bridge {
             _ if request.frontend.is_empty() => BuildResult { refs: Refs::Single(None), ..BuildResult::default() },
             _ => {
                 let frontend = self.inner.engine.frontend(&request.frontend)?;
+                let scope = self.scope.enter(Asked::new(&request.frontend, &request.request));
+                let within = Self { inner: self.inner.clone(), scope };
                 // Boxed: frontends call frontends.
-                Box::pin(frontend.solve(self, request.request)).await?
+                Box::pin(frontend.solve(&within, request.request)).await?
             }
         };
         if request.evaluate {
             futures::future::try_join_all(result.trees().into_iter().map(Ref::evaluate)).await?;
         }
+        self.remember_origins(&result);
         Ok(result)
     }
 
@@ -293,15 +360,17 @@ impl Bridge {
                 .locations(&v.digest)
                 .map(|(info, ranges)| SourceRanges { info: info.clone(), ranges: ranges.to_vec() });
             let name = vertex::name(v);
+            vertex::renew_caches(v, &self.inner.engine.worker);
+            let (bound, source_op) = vertex::bind(v, &name, &self.inner.engine.worker, &self.inner.data)?;
             let known = KnownOp {
                 raw: v.raw.clone(),
                 name: name.clone(),
                 description: v.metadata.description.clone(),
                 sources: sources.collect(),
+                inputs: v.inputs.iter().map(|e| e.digest.0.clone()).collect(),
+                source_op,
             };
             self.inner.ops.lock().entry(v.digest.0.clone()).or_insert(known);
-            vertex::renew_caches(v, &self.inner.engine.worker);
-            let bound = vertex::bind(v, &name, &self.inner.engine.worker, &self.inner.data)?;
             self.status().announce(VertexStatus {
                 digest: v.digest.0.clone(),
                 inputs: v.inputs.iter().map(|e| e.digest.0.clone()).collect(),
@@ -317,7 +386,9 @@ impl Bridge {
         self.inner.job.load(vertices);
         let root = graph.root();
         let edge = Edge { vertex: root.digest.0.clone(), output: root.index as usize };
-        let inner = RefInner { id: random_id(), edge, definition, bridge: self.clone() };
+        let (id, evaluated) = (random_id(), Arc::<AtomicBool>::default());
+        self.note_made(Made { id: id.clone(), edge: edge.clone(), evaluated: evaluated.clone() });
+        let inner = RefInner { id, edge, evaluated, definition, bridge: self.clone() };
         Ok(Some(Ref { inner: Arc::new(inner) }))
     }
 
@@ -345,7 +416,7 @@ impl Bridge {
 
     fn explain_step(&self, vertex: &Digest, error: Arc<crate::domain::StepError>) -> BuildError {
         let known = self.inner.ops.lock().get(vertex).cloned();
-        let Some(KnownOp { raw, name, description, sources }) = known else {
+        let Some(KnownOp { raw, name, description, sources, .. }) = known else {
             return BuildError::refused(error.to_string());
         };
         BuildError {
@@ -402,7 +473,16 @@ impl Bridge {
         options: &ResolveOptions,
     ) -> Result<ResolvedImageConfig, BuildError> {
         let key = format!("{reference} {:?} {} {:?}", options.platform, options.mode, options.layout);
+        let note = |resolved: &ResolvedImageConfig| {
+            self.scope.add_image(ImageSource {
+                reference: resolved.reference.clone(),
+                platform: options.platform.clone(),
+                digest: Some(resolved.digest.clone()),
+                local: options.layout.is_some(),
+            });
+        };
         if let Some(known) = self.inner.configs.lock().get(&key) {
+            note(known);
             return Ok(known.clone());
         }
         let resolve = self.inner.engine.worker.resolve_config(reference, options, &self.inner.data);
@@ -410,6 +490,7 @@ impl Bridge {
             None => resolve.await.map_err(BuildError::from)?,
             Some(name) => self.internal_step(name, resolve).await?,
         };
+        note(&resolved);
         self.inner.configs.lock().insert(key, resolved.clone());
         Ok(resolved)
     }

@@ -1,6 +1,6 @@
 //! The solver's types for container builds: what a vertex makes, what belongs to a build, how a step fails.
 
-use crate::{status::BuildStatus, tree::Tree};
+use crate::{compatibility::Compatibility, layer_store::random_id, status::BuildStatus, tree::Tree};
 use cooper_oci::Digest;
 use cooper_sandbox::ExitCause;
 use cooper_solver::Domain;
@@ -10,6 +10,7 @@ use std::{
     error::Error as StdError,
     fmt,
     sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::SystemTime,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,12 @@ pub struct BuildJob {
     sessions: RwLock<Vec<String>>,
     /// What the client asked to be allowed.
     pub entitlements: BTreeSet<String>,
+    /// When it began.
+    pub started: SystemTime,
+    /// A name that no other build has.
+    pub invocation: String,
+    /// Which release's habits it wants.
+    pub compatibility: Compatibility,
     /// Ends the build.
     pub cancel: CancellationToken,
     /// Registries as the build's sessions are known to them.
@@ -53,6 +60,9 @@ impl BuildJob {
             status,
             sessions: RwLock::new(sessions),
             entitlements,
+            started: SystemTime::now(),
+            invocation: random_id(),
+            compatibility: Compatibility::default(),
             cancel: CancellationToken::new(),
             registry: OnceLock::new(),
             pins: crate::source_access::Pins::default(),

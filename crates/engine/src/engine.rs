@@ -4,6 +4,7 @@ use crate::{
     bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
+    compatibility::Compatibility,
     domain::{Build, BuildJob},
     exporting::{Exporter, ExporterSpec, made},
     frontend_image::GatewayServer,
@@ -15,6 +16,7 @@ use crate::{
     locals::Locals,
     meta::{Meta, MetaError, Table},
     policy::SourcePolicy,
+    provenance::{self, Asked, Origins, ProvenanceConfig},
     status::{BuildStatus, StatusReader},
     status_log::RecordedLog,
     usage::GcPolicy,
@@ -66,6 +68,8 @@ pub struct EngineConfig {
     pub describe_error: Option<DescribeError>,
     /// Serves frontends that are container images; without, there are only those that are built in.
     pub gateway_server: Option<Arc<dyn GatewayServer>>,
+    /// What provenance says of the builder.
+    pub provenance: ProvenanceConfig,
 }
 
 /// Why an engine cannot be opened.
@@ -113,6 +117,8 @@ pub struct EngineInner {
     pub(crate) gc: Vec<GcPolicy>,
     pub(crate) history: Arc<History>,
     pub(crate) gateway_server: Option<Arc<dyn GatewayServer>>,
+    pub(crate) provenance: ProvenanceConfig,
+    pub(crate) origins: Origins,
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
@@ -163,6 +169,8 @@ pub struct BuildRequest {
     pub trace: Option<TraceContext>,
     /// Which sources the build may use.
     pub policy: SourcePolicy,
+    /// Which release's habits the build wants, as the protocol numbers them; 0: the current one's.
+    pub compatibility: i64,
 }
 
 /// What a client learns when its build has succeeded.
@@ -256,6 +264,8 @@ impl Engine {
             gc: config.gc,
             history: Arc::new(history),
             gateway_server: config.gateway_server,
+            provenance: config.provenance,
+            origins: Origins::default(),
             frontends: frontends.into_iter().map(|f| (f.name(), f)).collect(),
             builds: Mutex::default(),
             arrived: Notify::new(),
@@ -326,13 +336,18 @@ impl Engine {
         }
         let exporters = request.exporters.iter().map(Exporter::parse).collect::<Result<Vec<_>, _>>()?;
         request.policy.validate()?;
+        let compatibility = Compatibility::parse(request.compatibility)?;
+        let wanted =
+            cooper_attest::Wanted::parse(&request.request.opts).map_err(|e| BuildError::refused(e.to_string()))?;
         let mut data =
             BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
         let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
         data.policy = request.policy.clone();
+        data.compatibility = compatibility;
+        let asked = Asked::new(&request.frontend, &request.request);
         data.keep_failed = driven.into();
-        let bridge = Bridge::new(self.inner.clone(), Arc::new(data));
-        let result = if driven {
+        let bridge = Bridge::new(self.inner.clone(), Arc::new(data), asked);
+        let mut result = if driven {
             self.driven(running, &bridge, request.request).await?
         } else {
             bridge
@@ -349,7 +364,17 @@ impl Engine {
         if let Some(recording) = recording {
             recording.result(&result);
         }
-        self.export(&bridge, recording, result, exporters).await
+        let captured = bridge.captured(&result)?;
+        // Statements of frontends and scanners come first, then how all of it came about.
+        if let Some(params) = &wanted.provenance {
+            provenance::attest(&bridge, &captured, params, &mut result)?;
+        }
+        let exported = self.export(&bridge, recording, result, exporters).await;
+        if let Some(recording) = recording {
+            let builder_id = wanted.provenance.as_ref().and_then(|p| p.get("builder-id")).unwrap_or_default();
+            recording.provenance(provenance::for_history(&bridge, &captured, builder_id)?);
+        }
+        exported
     }
 
     /// Waits while the client builds through the gateway, until it returns a result.

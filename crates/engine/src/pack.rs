@@ -76,6 +76,15 @@ impl Worker {
         Ok(packed)
     }
 
+    /// Archives of every layer of a tree that are there already; none when one is missing or the tree is borrowed.
+    pub fn packed(&self, tree: &Tree, packing: Packing) -> Option<Vec<Packed>> {
+        let wanted = tree.layers().iter().filter(|layer| {
+            let record = layer.record();
+            record.empty != Some(true) || record.chain.is_some()
+        });
+        wanted.map(|layer| self.known_archive(layer, packing)).collect()
+    }
+
     async fn pack_layer(
         self: &Arc<Self>,
         tree: &Tree,

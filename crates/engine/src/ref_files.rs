@@ -39,6 +39,26 @@ impl Ref {
         self.with_root(move |root| read(root, &path, range)).await
     }
 
+    /// A whole regular file of at most `limit` bytes.
+    pub async fn read_whole(&self, path: &str, limit: u64) -> Result<Vec<u8>, BuildError> {
+        let path = path.to_owned();
+        self.with_root(move |root| {
+            let found = root.stat(&path).map_err(|e| failed("stat", &path, &e))?;
+            if found.kind != Kind::File {
+                return Err(BuildError::refused(format!("{path} is not a regular file")));
+            }
+            if found.size > limit {
+                return Err(BuildError::refused(format!("{path} exceeds {limit} bytes")));
+            }
+            let mut content = Vec::with_capacity(found.size as usize);
+            let file = root.open_file(&path).map_err(|e| failed("open", &path, &e))?;
+            let read = file.take(limit).read_to_end(&mut content);
+            read.map_err(|e| BuildError::refused(format!("read {path}: {e}")))?;
+            Ok(content)
+        })
+        .await
+    }
+
     /// The entries of a directory, by name.
     pub async fn read_dir(&self, query: DirQuery) -> Result<Vec<Stat>, BuildError> {
         self.with_root(move |root| list(root, &query)).await

@@ -6,6 +6,7 @@ use crate::{
     image_names::ImageNames,
     layer_store::{Layer, LayerRecord, LayerStore, RecordType},
     locals::Locals,
+    ops::SourceOp,
     tree::Tree,
 };
 use cooper_layer::{ApplyOptions, Compression, DiffOptions};
@@ -16,7 +17,7 @@ use cooper_rooted::{CloneMode, Root, clone_tree};
 use cooper_sandbox::{DnsConfig, Sandbox};
 use cooper_session::Sessions;
 use cooper_snapshot::{Active, View, Whiteouts};
-use cooper_solver::{Op, OpContext};
+use cooper_solver::OpContext;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -60,7 +61,7 @@ pub struct Worker {
     /// Git repositories.
     pub git: cooper_source::git::GitSource,
     /// Source ops of builds under way, so that equal vertices share what they resolved.
-    pub sources: Mutex<HashMap<Digest, Weak<dyn Op<Build>>>>,
+    pub sources: Mutex<HashMap<Digest, Weak<dyn SourceOp>>>,
     /// Cache mounts.
     pub caches: CacheMounts,
     /// Received directories.

@@ -141,7 +141,7 @@ impl ImageAttrs {
     /// Checks what excludes each other. Called again once the defaults are settled.
     pub fn validate(&self) -> Result<()> {
         if self.oci_media_types == Some(false) {
-            if matches!(self.compression.kind, CompressionKind::Estargz | CompressionKind::Zstd) {
+            if self.compression.kind == CompressionKind::Estargz {
                 let given = format!("compression={}", self.compression.kind.name());
                 return Err(Error::Conflict(given, "oci-mediatypes=false"));
             }
@@ -387,8 +387,8 @@ mod tests {
             (&[("source-date-epoch", "now")], "invalid SOURCE_DATE_EPOCH \"now\": expected seconds since 1970"),
             (&[("annotation-layer.a", "1")], "unrecognized annotation type layer"),
             (
-                &[("compression", "zstd"), ("oci-mediatypes", "false")],
-                "exporter option \"compression=zstd\" conflicts with \"oci-mediatypes=false\"",
+                &[("compression", "estargz"), ("oci-mediatypes", "false")],
+                "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\"",
             ),
             (
                 &[("oci-artifact", "true"), ("oci-mediatypes", "false")],

@@ -24,4 +24,4 @@ pub use names::Names;
 pub use platforms::{PlatformEntry, Platforms};
 pub use progress::{NoProgress, Progress, step};
 pub use response::{Response, keys};
-pub use tree::{Tree, check_duplicates, local_source, write_tar};
+pub use tree::{Tree, check_duplicates, file_digests, local_source, write_tar};

@@ -13,6 +13,15 @@ pub struct Names {
 }
 
 impl Names {
+    /// The names that were asked for, known before there is an image. `own` is the result's `image.name`.
+    pub fn asked(attrs: &ImageAttrs, own: Option<&str>) -> Vec<String> {
+        let name = match (attrs.name.as_str(), own) {
+            ("*", own) => own.unwrap_or_default(),
+            (name, _) => name,
+        };
+        name.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect()
+    }
+
     /// The names of the image `digest`. `own` is the result's `image.name`.
     pub fn of(attrs: &ImageAttrs, own: Option<&str>, digest: &Digest) -> Self {
         let mut name = match (attrs.name.as_str(), own) {

@@ -3,13 +3,14 @@
 use crate::{Error, FsAttrs, LocalMode, Result};
 use bytes::Bytes;
 use cooper_layer::tar;
+use cooper_oci::{Digest, Digester};
 use cooper_rooted::{Dir, Kind, Metadata, Root};
 use cooper_session::transfer::{SendOptions, Source};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file tree of one platform.
@@ -238,6 +239,42 @@ fn options(time: Option<i64>) -> SendOptions {
         })
     });
     SendOptions { map, ..SendOptions::default() }
+}
+
+/// The digests of all regular files of a tree by their paths, in the order of a walk. Blocks.
+pub fn file_digests(root: &Path) -> Result<Vec<(String, Digest)>> {
+    let mut out = Vec::new();
+    let top = Root::open(root)?.top()?;
+    let names = sorted(&top, &BTreeMap::new())?;
+    let mut open = vec![(top, String::new(), names)];
+    let mut buffer = vec![0; CHUNK];
+    while let Some((dir, path, names)) = open.last_mut() {
+        let Some(name) = names.pop() else {
+            open.pop();
+            continue;
+        };
+        let below = format!("{path}{}", name.to_string_lossy());
+        match dir.stat(&name)?.kind {
+            Kind::Dir => {
+                let next = dir.open_dir(&name)?;
+                let names = sorted(&next, &BTreeMap::new())?;
+                open.push((next, below + "/", names));
+            }
+            Kind::File => {
+                let mut file = dir.open_file(&name)?;
+                let mut digester = Digester::default();
+                loop {
+                    match file.read(&mut buffer).map_err(|e| read_failed(dir, &name, e))? {
+                        0 => break,
+                        count => digester.update(&buffer[..count]),
+                    }
+                }
+                out.push((below, digester.finish()));
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
 }
 
 /// Refuses trees that have a file at the same path, for when they go into one directory. Blocks.

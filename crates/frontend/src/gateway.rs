@@ -47,6 +47,7 @@ impl Frontend for Gateway {
         }
         // The choice is made: a syntax line in the file changes nothing.
         request.opts.entry(CMDLINE.to_owned()).or_insert(source);
+        request.opts.remove(SOURCE);
         let frontend = dockerfile::NAME.to_owned();
         bridge.solve(SolveRequest { frontend, request, ..SolveRequest::default() }).await
     }

@@ -196,6 +196,17 @@ impl<D: Domain> Job<D> {
         node.solved.get()?.peek()?.clone().ok()
     }
 
+    /// The outputs of a vertex, when they are here by now: solved in this build, or kept from an earlier one. Nothing
+    /// is begun.
+    pub fn kept(&self, vertex: &Digest) -> Option<Vec<Option<D::Result>>> {
+        let node = self.inner.nodes.lock().get(vertex)?.clone();
+        if let Some(solved) = node.solved.get().and_then(|s| s.peek()?.clone().ok()) {
+            return Some(solved.outputs.to_vec());
+        }
+        let keyed = node.keyed.get()?.peek()?.clone().ok()?;
+        if keyed.volatile { None } else { self.inner.shared.store.load(&keyed.canonical, &[]) }
+    }
+
     /// The vertices loaded so far.
     pub fn vertices(&self) -> Vec<Vertex<D>> {
         self.inner.nodes.lock().values().map(|n| n.vertex.clone()).collect()

@@ -31,6 +31,7 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
         entitlements: request.entitlements.into_iter().collect(),
         internal: request.internal,
         trace: None,
+        compatibility: request.compatibility_version,
         policy: SourcePolicy {
             rules: request.source_policy.into_iter().collect(),
             session: request.source_policy_session,

@@ -43,11 +43,18 @@ fn event(event: &HistoryEvent) -> control::BuildHistoryEvent {
 fn record(record: &BuildRecord) -> control::BuildHistoryRecord {
     let error = record.error.as_ref();
     let first = record.results.values().next().map(descriptor);
-    let result = (!record.results.is_empty()).then(|| control::BuildResultInfo {
+    let statements = |list: &Vec<Descriptor>| list.iter().map(descriptor).collect::<Vec<_>>();
+    let attestations = record.attestations.get("").map(statements).unwrap_or_default();
+    let known = !record.results.is_empty() || !attestations.is_empty();
+    let result = known.then(|| control::BuildResultInfo {
         // For clients that know of one exporter only.
         result_deprecated: first,
-        attestations: Vec::new(),
+        attestations,
         results: record.results.iter().map(|(i, d)| (*i as i64, descriptor(d))).collect(),
+    });
+    let by_platform = record.attestations.iter().filter(|(key, _)| !key.is_empty()).map(|(key, list)| {
+        let info = control::BuildResultInfo { attestations: statements(list), ..control::BuildResultInfo::default() };
+        (key.clone(), info)
     });
     let exporters = record.exporters.iter();
     let exporters = exporters.map(|e| control::Exporter { r#type: e.kind.clone(), attrs: e.attrs.clone() });
@@ -62,7 +69,7 @@ fn record(record: &BuildRecord) -> control::BuildHistoryRecord {
         logs: record.log.as_ref().map(descriptor),
         exporter_response: record.response.clone(),
         result,
-        results: std::collections::BTreeMap::new(),
+        results: by_platform.collect(),
         generation: record.generation as i32,
         trace: record.trace.as_ref().map(descriptor),
         pinned: record.pinned,

@@ -1,6 +1,6 @@
 //! File trees for the client: into a directory, or as one archive.
 
-use super::{image::trees, progress::Bars};
+use super::{image::trees, progress::Bars, statements};
 use crate::{
     bridge::{Bridge, BuildResult, Refs},
     build_error::BuildError,
@@ -9,12 +9,14 @@ use crate::{
     worker::ReadTree,
 };
 use bytes::Bytes;
-use cooper_export::{FsAttrs, LocalMode, Progress as _, Tree, check_duplicates, local_source, write_tar};
+use cooper_attest::{Subject, digest_map};
+use cooper_export::{FsAttrs, LocalMode, Progress as _, Tree, check_duplicates, file_digests, local_source, write_tar};
+use cooper_oci::Digest;
 use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 use tokio::sync::mpsc;
 
@@ -28,7 +30,7 @@ struct Opened {
     held: Vec<(ReadTree, OwnedFd)>,
 }
 
-async fn open(bridge: &Bridge, result: &BuildResult) -> Result<Opened, BuildError> {
+async fn open(bridge: &Bridge, attrs: &FsAttrs, result: &BuildResult) -> Result<Opened, BuildError> {
     let worker = bridge.worker();
     let mut opened = Opened { trees: Vec::new(), several: matches!(result.refs, Refs::Map(_)), held: Vec::new() };
     for (platform, tree) in trees(result).await? {
@@ -36,19 +38,56 @@ async fn open(bridge: &Bridge, result: &BuildResult) -> Result<Opened, BuildErro
         let read = worker.read(&tree)?;
         let fd = cooper_rooted::mount::detached(read.mount())
             .map_err(StepError::while_doing("cannot open the result for reading"))?;
+        let root = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let epoch = result
             .metadata
             .get(&format!("source.date.epoch/{}", platform.id))
             .or_else(|| result.metadata.get("source.date.epoch"));
+        let files = attested(result, &platform.id, &root, attrs, opened.several).await?;
         opened.trees.push(Tree {
             id: platform.id,
-            root: PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-            files: BTreeMap::new(),
+            root,
+            files,
             epoch: epoch.and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()),
         });
         opened.held.push((read, fd));
     }
     Ok(opened)
+}
+
+/// The statements about a tree as files: one subject a file of the tree.
+async fn attested(
+    result: &BuildResult,
+    platform: &str,
+    root: &Path,
+    attrs: &FsAttrs,
+    several: bool,
+) -> Result<BTreeMap<String, Bytes>, BuildError> {
+    let list = result.attestations.get(platform).into_iter().flatten().filter(|a| !a.inline_only());
+    let list: Vec<_> = list.cloned().collect();
+    if list.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let statements = statements::load(&list).await?;
+    let root = root.to_owned();
+    let digests = tokio::task::spawn_blocking(move || file_digests(&root)).await;
+    let digests = digests.map_err(StepError::while_doing("digesting a result ended abnormally"))??;
+    let subject = |(name, digest): (String, Digest)| Subject { name, digest: digest_map([&digest]) };
+    let subjects: Vec<Subject> = digests.into_iter().map(subject).collect();
+    let mut files = BTreeMap::new();
+    for loose in statements {
+        let mut name = format!("{}{}", attrs.attestation_prefix, loose.file_name());
+        if several && !attrs.split(several) {
+            let (stem, extension) =
+                name.rsplit_once('.').map_or((name.as_str(), String::new()), |(stem, e)| (stem, format!(".{e}")));
+            name = format!("{stem}.{}{extension}", platform.replace('/', "_"));
+        }
+        let content = loose.statement(&subjects)?.pretty();
+        if files.insert(name.clone(), content.into()).is_some() {
+            return Err(BuildError::refused(format!("duplicate attestation path name {name}")));
+        }
+    }
+    Ok(files)
 }
 
 /// Into a directory of the client.
@@ -59,7 +98,7 @@ pub async fn to_directory(
     result: &BuildResult,
     step: &Step,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let opened = open(bridge, result).await?;
+    let opened = open(bridge, &attrs, result).await?;
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
     if !attrs.split(opened.several) && opened.trees.len() > 1 {
         let trees = opened.trees.clone();
@@ -89,7 +128,7 @@ pub async fn to_archive(
     result: &BuildResult,
     step: &Step,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let opened = open(bridge, result).await?;
+    let opened = open(bridge, &attrs, result).await?;
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
     let metadata = attrs.metadata.clone();
     let mut sink = session.send_tar(index, &metadata)?;

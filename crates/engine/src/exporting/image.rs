@@ -1,9 +1,10 @@
 //! Images: layers packed, documents assembled, then stored, pushed or sent.
 
-use super::progress::Bars;
+use super::{progress::Bars, statements};
 use crate::{
-    bridge::{Bridge, BuildResult, Ref},
+    bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::BuildError,
+    compatibility::Compatibility,
     domain::StepError,
     internal_step::Step,
     pack::{Packed, Packing},
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::{BlobSource, ByteStream, SourceError};
 use cooper_export::{
-    CompressionKind, ImageAttrs, Names, PlatformEntry, Platforms, Progress as _,
+    Annotations, CompressionKind, ImageAttrs, Names, PlatformEntry, Platforms, Progress as _,
     assemble::{Assembled, Image, Input, LayerBlob, assemble},
     keys, step as shown,
     write::{ArchiveKind, push, write_archive, write_session_store},
@@ -58,9 +59,10 @@ pub async fn to_store(
     result: &BuildResult,
     step: &Step,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let attrs = attrs.with_defaults(true, true);
+    let attrs = Prepared::new(bridge, attrs, result, "image")?;
     let bars = Bars::new(step);
-    let made = make(bridge, &attrs, result, &bars).await?;
+    let made = make(bridge, &attrs, &bars).await?;
+    let attrs = attrs.attrs;
     let worker = bridge.worker();
     let store = &worker.layers.content;
     if attrs.store.unwrap_or(true) {
@@ -121,9 +123,17 @@ pub async fn to_client(
     result: &BuildResult,
     step: &Step,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let attrs = attrs.with_defaults(true, true);
+    let name = match kind {
+        ArchiveKind::Oci => "oci",
+        ArchiveKind::Docker => "docker",
+    };
+    if kind == ArchiveKind::Docker && matches!(result.refs, Refs::Map(_)) {
+        return Err(BuildError::refused("docker exporter does not currently support exporting manifest lists"));
+    }
+    let attrs = Prepared::new(bridge, attrs, result, name)?;
     let bars = Bars::new(step);
-    let mut made = make(bridge, &attrs, result, &bars).await?;
+    let mut made = make(bridge, &attrs, &bars).await?;
+    let attrs = attrs.attrs;
     made.image.stamp(attrs.epoch.flatten());
     let mut response = made.image.response(&made.names);
     let names = made.names.normalized()?;
@@ -155,7 +165,7 @@ pub async fn trees(result: &BuildResult) -> Result<Vec<(PlatformEntry, Tree)>, B
     let metadata = |key: &str| result.metadata.get(key).map(Vec::as_slice);
     let platforms = Platforms::parse(metadata("refs.platforms"), metadata("containerimage.config"))?;
     let refs: BTreeMap<&str, Option<&Ref>> = result.refs.iter().into_iter().collect();
-    let several = matches!(result.refs, crate::bridge::Refs::Map(_));
+    let several = matches!(result.refs, Refs::Map(_));
     let mut trees = Vec::with_capacity(platforms.0.len());
     for platform in platforms.0 {
         let found = match refs.get(platform.id.as_str()) {
@@ -180,10 +190,51 @@ pub async fn trees(result: &BuildResult) -> Result<Vec<(PlatformEntry, Tree)>, B
     Ok(trees)
 }
 
-async fn make(bridge: &Bridge, attrs: &ImageAttrs, result: &BuildResult, bars: &Bars) -> Result<Made, BuildError> {
-    attrs.validate()?;
+/// Attributes with everything settled that depends on the result, and the result with what they add to it.
+struct Prepared {
+    attrs: ImageAttrs,
+    result: BuildResult,
+    /// Whether statements that are for images alone make an index of a single image.
+    inline: bool,
+}
+
+impl Prepared {
+    fn new(bridge: &Bridge, attrs: ImageAttrs, result: &BuildResult, kind: &str) -> Result<Self, BuildError> {
+        let compatibility = bridge.job().compatibility;
+        if compatibility == Compatibility::V10 && attrs.compression.kind == CompressionKind::Zstd {
+            return Err(compatibility.lacks(&format!("{kind} exporter compression=zstd")));
+        }
+        let mut result = result.clone();
+        result.metadata.extend(attrs.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into_bytes())));
+        let mut attrs = attrs;
+        let mut annotations = Annotations::default();
+        for (key, value) in &result.metadata {
+            annotations.set(key, &String::from_utf8_lossy(value))?;
+        }
+        attrs.annotations.merge(annotations);
+        let modern = compatibility >= Compatibility::V30;
+        let inline = attrs.attestation_inline.unwrap_or(kind == "image");
+        let attrs = attrs.with_defaults(modern || kind == "oci" || !result.attestations.is_empty(), modern);
+        attrs.validate()?;
+        Ok(Self { attrs, result, inline })
+    }
+
+    /// Whether statements go along.
+    fn attested(&self, platforms: &[(PlatformEntry, Tree)]) -> bool {
+        matches!(self.result.refs, Refs::Map(_))
+            || platforms.iter().any(|(platform, _)| {
+                let list = self.result.attestations.get(&platform.id);
+                list.into_iter().flatten().any(|a| self.inline || !a.inline_only())
+            })
+    }
+}
+
+async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made, BuildError> {
+    let Prepared { attrs, result, .. } = prepared;
     let trees = trees(result).await?;
-    let several = matches!(result.refs, crate::bridge::Refs::Map(_));
+    let attested = prepared.attested(&trees);
+    let own = result.metadata.get("image.name").and_then(|n| std::str::from_utf8(n).ok());
+    let several = matches!(result.refs, Refs::Map(_));
     let packing = packing(attrs)?;
     let mut blobs = HashMap::new();
     let mut images = Vec::new();
@@ -212,8 +263,15 @@ async fn make(bridge: &Bridge, attrs: &ImageAttrs, result: &BuildResult, bars: &
         });
     }
     bars.finished("exporting layers", true);
+    // Once layers are packed they can be told of.
+    for image in images.iter_mut().filter(|_| attested) {
+        let Some(list) = result.attestations.get(&image.platform.id) else { continue };
+        let statements = statements::load(list).await?;
+        let names = Names::asked(attrs, own);
+        let of_image = statements::OfImage::new(statements, &names, &image.platform.platform)?;
+        image.attest = Some(Arc::new(of_image));
+    }
     let image = assemble(&Input { images, several }, attrs)?;
-    let own = result.metadata.get("image.name").and_then(|n| std::str::from_utf8(n).ok());
     let names = Names::of(attrs, own, &image.root.digest);
     Ok(Made { image, blobs: Blobs(blobs), names })
 }

@@ -3,6 +3,7 @@
 mod files;
 mod image;
 mod progress;
+mod statements;
 
 use crate::{
     bridge::{Bridge, BuildResult},

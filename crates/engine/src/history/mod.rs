@@ -37,6 +37,8 @@ pub mod media_types {
     pub const LOG: &str = "application/vnd.buildkit.status.v0";
     /// Spans.
     pub const TRACE: &str = "application/vnd.buildkit.otlp.json.v0";
+    /// Statements about results.
+    pub const STATEMENT: &str = "application/vnd.in-toto+json";
     /// A failure with its details. The spelling is the protocol's.
     pub const ERROR: &str = "application/vnd.googeapis.google.rpc.status+proto";
 }
@@ -296,6 +298,17 @@ impl Recording {
             && self.history.content.contains(&descriptor.digest)
         {
             record.results.insert(exporter, descriptor);
+        }
+    }
+
+    /// Keeps how results came about: predicate type and predicate by the key of the result.
+    pub fn provenance(&mut self, statements: Vec<(String, &'static str, bytes::Bytes)>) {
+        let Some(record) = &mut self.record else { return };
+        for (key, predicate_type, predicate) in statements {
+            if let Some(blob) = self.history.store(media_types::STATEMENT, &predicate) {
+                let blob = blob.with_annotation(cooper_oci::annotations::PREDICATE_TYPE, predicate_type);
+                record.attestations.entry(key).or_default().push(blob);
+            }
         }
     }
 

@@ -26,6 +26,9 @@ pub struct BuildRecord {
     pub response: BTreeMap<String, String>,
     /// Images made, by the exporter's place in the list.
     pub results: BTreeMap<usize, Descriptor>,
+    /// Statements about results, by the result's key; a single result has the key "".
+    #[serde(default)]
+    pub attestations: BTreeMap<String, Vec<Descriptor>>,
     /// The status log.
     pub log: Option<Descriptor>,
     /// The spans.
@@ -74,6 +77,7 @@ impl BuildRecord {
             error: None,
             response: BTreeMap::new(),
             results: BTreeMap::new(),
+            attestations: BTreeMap::new(),
             log: None,
             trace: None,
             steps: StepCounts::default(),
@@ -85,6 +89,6 @@ impl BuildRecord {
     /// Blobs that nothing but records needs.
     pub(super) fn own_blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let error = self.error.as_ref().and_then(|e| e.blob.as_ref());
-        self.log.iter().chain(&self.trace).chain(error)
+        self.log.iter().chain(&self.trace).chain(error).chain(self.attestations.values().flatten())
     }
 }

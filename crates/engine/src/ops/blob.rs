@@ -1,5 +1,6 @@
 //! Single blobs as files (`docker-image+blob://`, `oci-layout+blob://`).
 
+use super::SourceOp;
 use crate::{
     domain::{Build, BuildJob, StepError, StepErrorKind},
     source_access::{Tell, TransferBar},
@@ -7,7 +8,7 @@ use crate::{
     worker::Worker,
 };
 use async_trait::async_trait;
-use cooper_content::BlobSource;
+use cooper_attest::{BlobSource, Capture};
 use cooper_oci::{Descriptor, Digest, Digester, ImageRef};
 use cooper_solver::{CacheMap, Op, OpContext};
 use cooper_source::{
@@ -67,6 +68,14 @@ impl BlobOp {
     }
 }
 
+impl SourceOp for BlobOp {
+    fn capture(&self, capture: &mut Capture) {
+        let BlobPlace { reference, digest, store } = &self.place;
+        let (reference, digest) = (reference.to_string(), digest.clone());
+        capture.add_blob(BlobSource { reference, digest, local: store.is_some() });
+    }
+}
+
 #[async_trait]
 impl Op<Build> for BlobOp {
     async fn cache_map(&self, _: &OpContext<Build>) -> Result<CacheMap, StepError> {
@@ -95,7 +104,7 @@ impl Worker {
         }
         let what = || format!("failed to fetch blob {}", place.reference);
         let fail = |source| StepError::from(StepErrorKind::Source { what: what(), source });
-        let (source, size): (Arc<dyn BlobSource>, u64) = match &place.store {
+        let (source, size): (Arc<dyn cooper_content::BlobSource>, u64) = match &place.store {
             None => {
                 let repository = self.registry_client(jobs).repository(&place.reference);
                 let size = repository.blob_size(&place.digest).await.map_err(|e| fail(e.into()))?;

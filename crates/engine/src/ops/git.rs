@@ -1,6 +1,6 @@
 //! Checkouts of git repositories (`git://`).
 
-use super::blob::BlobPlace;
+use super::{SourceOp, blob::BlobPlace};
 use crate::{
     domain::{Build, BuildJob, StepError},
     layer_store::RecordType,
@@ -9,6 +9,7 @@ use crate::{
     worker::Worker,
 };
 use async_trait::async_trait;
+use cooper_attest::{Capture, GitSource};
 use cooper_oci::{Digest, Digester};
 use cooper_solver::{CacheMap, Op, OpContext};
 use cooper_source::{
@@ -43,6 +44,25 @@ impl GitOp {
         let commit = self.worker.resolve_git(&self.request, &cx.jobs(), &|event| cx.emit(event)).await?;
         *self.resolved.lock() = Some(commit.clone());
         Ok(commit)
+    }
+}
+
+impl SourceOp for GitOp {
+    fn capture(&self, capture: &mut Capture) {
+        let Some(commit) = self.resolved.lock().clone() else { return };
+        let request = &self.request;
+        let url = match request.reference.as_str() {
+            "" => request.remote.clone(),
+            reference => format!("{}#{reference}", request.remote),
+        };
+        let bundle = request.bundle.as_ref().map(|b| b.locator.clone());
+        capture.add_git(GitSource { url, commit: commit.commit().to_owned(), bundle });
+        for secret in [&request.auth_token_secret, &request.auth_header_secret].into_iter().flatten() {
+            capture.add_secret(secret, true);
+        }
+        if let Some(agent) = &request.ssh_agent {
+            capture.add_ssh(agent, true);
+        }
     }
 }
 

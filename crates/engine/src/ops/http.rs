@@ -1,5 +1,6 @@
 //! Files from URLs (`http://`, `https://`) and uploads of the client (`http://buildkit-session/…`).
 
+use super::SourceOp;
 use crate::{
     domain::{Build, BuildJob, StepError},
     source_access::{ClientAccess, Tell, TransferBar},
@@ -7,6 +8,7 @@ use crate::{
     worker::Worker,
 };
 use async_trait::async_trait;
+use cooper_attest::{Capture, HttpSource};
 use cooper_content::ByteStream;
 use cooper_oci::{Digest, Digester};
 use cooper_solver::{CacheMap, Op, OpContext};
@@ -46,6 +48,14 @@ impl HttpOp {
         let file = self.worker.resolve_http(&self.request, &cx.jobs(), &|event| cx.emit(event)).await?;
         *self.resolved.lock() = Some(file.clone());
         Ok(file)
+    }
+}
+
+impl SourceOp for HttpOp {
+    fn capture(&self, capture: &mut Capture) {
+        if let Some(file) = self.resolved.lock().clone() {
+            capture.add_http(HttpSource { url: self.request.url.clone(), digest: file.digest });
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Images as sources (`docker-image://`, `oci-layout://`): resolved for the key, fetched when somebody reads them.
 
+use super::SourceOp;
 use crate::{
     domain::{Build, StepError},
     images::{Place, mode},
@@ -8,6 +9,7 @@ use crate::{
     worker::Worker,
 };
 use async_trait::async_trait;
+use cooper_attest::{Capture, ImageSource};
 use cooper_oci::{Digest, Digester, ImageRef, Platform};
 use cooper_solver::{CacheMap, Op, OpContext};
 use parking_lot::Mutex;
@@ -24,7 +26,7 @@ pub struct ImageOp {
     kind: RecordType,
     vertex: Digest,
     /// What it resolved to; equal vertices of concurrent builds share the op.
-    resolved: Mutex<Option<Tree>>,
+    resolved: Mutex<Option<(Digest, Tree)>>,
 }
 
 impl ImageOp {
@@ -66,15 +68,32 @@ impl ImageOp {
     }
 
     async fn tree(&self, cx: &OpContext<Build>) -> Result<Tree, StepError> {
-        if let Some(tree) = self.resolved.lock().clone() {
+        if let Some((_, tree)) = self.resolved.lock().clone() {
             return Ok(tree);
         }
         let jobs = cx.jobs();
         let resolve = self.worker.resolve_image(&self.place, &self.platform, self.checksum.as_ref(), &jobs);
         let image = cx.step(&format!("resolve {}", self.name), resolve).await?;
         let tree = self.worker.image_tree(&image, &self.name, self.layer_limit, self.kind, &self.vertex)?;
-        *self.resolved.lock() = Some(tree.clone());
+        *self.resolved.lock() = Some((image.digest().clone(), tree.clone()));
         Ok(tree)
+    }
+}
+
+impl SourceOp for ImageOp {
+    fn capture(&self, capture: &mut Capture) {
+        let (reference, local) = match &self.place {
+            Place::Registry { reference, .. } => (reference, false),
+            Place::Layout { reference, .. } => (reference, true),
+        };
+        if let Some((digest, _)) = self.resolved.lock().clone() {
+            let (platform, digest) = (Some(self.platform.clone()), Some(digest));
+            capture.add_image(ImageSource { reference: reference.to_string(), platform, digest, local });
+        }
+    }
+
+    fn known_tree(&self) -> Option<Tree> {
+        self.resolved.lock().clone().map(|(_, tree)| tree)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Directories of the client (`local://`): received, hashed on the way, used in place.
 
+use super::SourceOp;
 use crate::{
     domain::{Build, StepError, StepErrorKind},
     tree::Tree,
     worker::Worker,
 };
 use async_trait::async_trait;
+use cooper_attest::Capture;
 use cooper_fsmatch::{FilterSpec, PatternMatcher};
 use cooper_oci::{Digest, Digester};
 use cooper_session::{
@@ -144,6 +146,14 @@ async fn show<T, E>(
     };
     tell(true);
     outcome
+}
+
+impl SourceOp for LocalOp {
+    fn capture(&self, capture: &mut Capture) {
+        if self.tree.lock().is_some() {
+            capture.add_local(&self.name);
+        }
+    }
 }
 
 #[async_trait]

@@ -12,7 +12,21 @@ pub(crate) mod mounts;
 pub mod ssh;
 pub mod vertex;
 
+use crate::{domain::Build, tree::Tree};
+use cooper_attest::Capture;
 use cooper_llb::pb;
+use cooper_solver::Op;
+
+/// An op that brings something from outside.
+pub trait SourceOp: Op<Build> {
+    /// Notes what it stands for. Before it has been asked for its key nothing is known.
+    fn capture(&self, capture: &mut Capture);
+
+    /// Its files, when they are known by now.
+    fn known_tree(&self) -> Option<Tree> {
+        None
+    }
+}
 
 /// The variables that a proxy setting stands for, in both spellings.
 fn proxy_env(proxy: Option<&pb::ProxyEnv>) -> Vec<(String, String)> {

@@ -1,8 +1,8 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
 use super::{
-    blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp, merge::Combine,
-    merge::CombineOp,
+    SourceOp, blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp,
+    merge::Combine, merge::CombineOp,
 };
 use crate::{
     build_error::{BuildError, FailureClass},
@@ -17,15 +17,14 @@ use pb::{file_action::Action, op::Op as Kind};
 use prost::Message as _;
 use std::sync::Arc;
 
+/// A vertex bound to a worker, and its op when that is a source.
+pub type Bound = (Vertex<Build>, Option<Arc<dyn SourceOp>>);
+
 /// Binds a vertex to a worker.
-pub fn bind(
-    v: &cooper_llb::Vertex,
-    name: &str,
-    worker: &Arc<Worker>,
-    job: &BuildJob,
-) -> Result<Vertex<Build>, BuildError> {
+pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &BuildJob) -> Result<Bound, BuildError> {
+    let mut source_op = None;
     let op: Arc<dyn Op<Build>> = match &v.op.op {
-        Some(Kind::Source(source)) => bind_source(source, v, worker)?,
+        Some(Kind::Source(source)) => source_op.insert(bind_source(source, v, worker)?).clone(),
         Some(Kind::Exec(exec)) => {
             check_entitlements(exec.network(), exec.security(), job)
                 .map_err(|reason| BuildError::refused(format!("{reason} (needed by {name:?})")))?;
@@ -64,13 +63,14 @@ pub fn bind(
             ));
         }
     };
-    Ok(Vertex {
+    let vertex = Vertex {
         digest: v.digest.0.clone(),
         name: name.to_owned(),
         op,
         inputs: v.inputs.iter().map(|e| Edge { vertex: e.digest.0.clone(), output: e.index as usize }).collect(),
         ignore_cache: v.metadata.ignore_cache,
-    })
+    };
+    Ok((vertex, source_op))
 }
 
 /// A step that ignores the cache has empty cache mounts, too.
@@ -90,7 +90,7 @@ fn bind_source(
     source: &pb::SourceOp,
     v: &cooper_llb::Vertex,
     worker: &Arc<Worker>,
-) -> Result<Arc<dyn Op<Build>>, BuildError> {
+) -> Result<Arc<dyn SourceOp>, BuildError> {
     let (scheme, rest) = source.identifier.split_once("://").ok_or_else(|| {
         BuildError::new(FailureClass::InvalidArgument, format!("source {:?} has no scheme", source.identifier))
     })?;
@@ -100,7 +100,7 @@ fn bind_source(
     }
     let bad =
         |e: String| BuildError::new(FailureClass::InvalidArgument, format!("source {:?}: {e}", source.identifier));
-    let op: Arc<dyn Op<Build>> = match scheme {
+    let op: Arc<dyn SourceOp> = match scheme {
         "docker-image" | "oci-layout" => {
             let op = ImageOp::new(worker, scheme, rest, &source.attrs, platform(v), v.digest.0.clone()).map_err(bad)?;
             Arc::new(op)
