@@ -8,6 +8,7 @@ pub mod lock;
 pub mod log;
 mod server;
 mod services;
+mod telemetry;
 
 pub use server::{Daemon, ServeError};
 pub use services::{BUILDKIT_VERSION, DOCKERFILE_VERSION, PACKAGE};

@@ -97,6 +97,25 @@ fn bind_one(text: &str, config: &GrpcConfig, tls: Option<&TlsAcceptor>) -> Resul
     Ok(Listener { address: text.to_owned(), socket, tls: tls.filter(|_| encrypted).cloned() })
 }
 
+/// Opens the debugging address: `HOST:PORT`, or any address that [`bind`] takes, without TLS. Empty: none.
+pub fn bind_debug(address: &str) -> Result<Option<Listener>, ListenError> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let text = if address.contains("://") { address.to_owned() } else { format!("tcp://{address}") };
+    let fault = |source| ListenError::Bind { address: text.clone(), source };
+    let socket = match text.parse()? {
+        Address::Unix(path) => Socket::Unix(unix::bind(&path, None, None).map_err(fault)?),
+        Address::Tcp(host_port) => {
+            let listener = std::net::TcpListener::bind(host_port).map_err(fault)?;
+            listener.set_nonblocking(true).map_err(fault)?;
+            Socket::Tcp(TcpListener::from_std(listener).map_err(fault)?)
+        }
+        Address::Inherited => return Err(ListenError::Address("--debugaddr cannot be an inherited socket".into())),
+    };
+    Ok(Some(Listener { address: text, socket, tls: None }))
+}
+
 /// A client that neither finishes its handshake nor goes away is dropped after this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// After running out of file descriptors and the like.

@@ -8,6 +8,7 @@ use crate::{
         ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink,
         describe_error,
     },
+    telemetry::{Collector, CollectorSettings, serve_debug},
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, ProvenanceConfig, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
@@ -52,6 +53,7 @@ pub struct Daemon {
     engine: Engine,
     draining: Draining,
     config: DaemonConfig,
+    collector: Option<Arc<Collector>>,
     _lock: RootLock,
 }
 
@@ -70,8 +72,11 @@ impl Daemon {
         if let Err(error) = lock.describe(&config.grpc.address) {
             tracing::debug!(%error, "the lock file cannot be described");
         }
-        let engine = Engine::open(engine_config(&config, credentials)?, frontends)?;
-        Ok(Self { engine, draining: Draining::default(), config, _lock: lock })
+        let mut settings = engine_config(&config, credentials)?;
+        let collector = CollectorSettings::from_env()?.map(Collector::start).transpose()?.map(Arc::new);
+        settings.spans = collector.clone().map(|collector| collector as _);
+        let engine = Engine::open(settings, frontends)?;
+        Ok(Self { engine, draining: Draining::default(), config, collector, _lock: lock })
     }
 
     /// The engine.
@@ -98,6 +103,10 @@ impl Daemon {
         for listener in &listeners {
             tracing::info!("running server on {}", listener.address());
         }
+        if let Some(listener) = listen::bind_debug(&self.config.grpc.debug_address)? {
+            tracing::info!("debug handlers listening at {}", listener.address());
+            tokio::spawn(serve_debug(listener, self.engine.clone()));
+        }
         let closed = CancellationToken::new();
         let incoming = futures::stream::select_all(listeners.into_iter().map(|l| Listener::incoming(l).boxed()));
         let server = self.serve_connections(incoming, closed.clone());
@@ -120,9 +129,17 @@ impl Daemon {
             outcome = &mut server => outcome?,
             () = &mut drained => {}
         }
+        self.flush().await;
+        Ok(())
+    }
+
+    /// Lets what is finished reach the disk, and the trace collector if there is one.
+    pub async fn flush(&self) {
         let engine = self.engine.clone();
         tokio::task::spawn_blocking(move || engine.flush()).await.ok();
-        Ok(())
+        if let Some(collector) = &self.collector {
+            collector.flush().await;
+        }
     }
 
     async fn serve_connections<C>(
@@ -158,7 +175,9 @@ impl Daemon {
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE),
             )
-            .add_service(TraceServiceServer::new(TraceSink).max_decoding_message_size(MAX_MESSAGE))
+            .add_service(
+                TraceServiceServer::new(TraceSink::new(self.engine.clone())).max_decoding_message_size(MAX_MESSAGE),
+            )
             .add_service(health_service)
             .add_optional_service(reflection().build_v1().ok())
             .add_optional_service(reflection().build_v1alpha().ok())
@@ -216,6 +235,7 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
             max_entries: usize::try_from(h.max_entries).unwrap_or(usize::MAX),
         }),
         describe_error: Some(describe_error),
+        spans: None,
         gateway_server: Some(Arc::new(FrontendServer)),
         provenance: ProvenanceConfig {
             dockerfile_version: crate::DOCKERFILE_VERSION.to_owned(),

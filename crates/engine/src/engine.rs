@@ -9,9 +9,9 @@ use crate::{
     exporting::{Exporter, ExporterSpec, made},
     frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
-    history::{DescribeError, History, HistoryLimits, Recording, TraceContext},
+    history::{DescribeError, History, HistoryLimits, Recording, SpanSink, TraceContext},
     image_names::ImageNames,
-    key_store::PersistentKeys,
+    key_store::{KeyExplained, PersistentKeys},
     layer_store::LayerStore,
     locals::Locals,
     meta::{Meta, MetaError, Table},
@@ -66,6 +66,8 @@ pub struct EngineConfig {
     pub history: HistoryLimits,
     /// How failures are put into records; without, a record has the message alone.
     pub describe_error: Option<DescribeError>,
+    /// Where spans go beside the records.
+    pub spans: Option<Arc<dyn SpanSink>>,
     /// Serves frontends that are container images; without, there are only those that are built in.
     pub gateway_server: Option<Arc<dyn GatewayServer>>,
     /// What provenance says of the builder.
@@ -229,7 +231,8 @@ impl Engine {
         let sandbox = cooper_sandbox::Namespaces::open(&root.join(layout::SANDBOX)).map_err(OpenError::Sandbox)?;
         let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
         let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
-        let history = History::open(meta.clone(), content.clone(), config.history, config.describe_error)?;
+        let history =
+            History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
         let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level())?;
         let mut options = cooper_registry::Options::default();
         if let Some(n) = config.registry_concurrency {
@@ -458,6 +461,16 @@ impl Engine {
             }
         };
         tokio::time::timeout(GATEWAY_WAIT, find).await.map_err(|_| unknown_job(id))
+    }
+
+    /// What is known about all keys that have results. Blocks.
+    pub fn explain_keys(&self) -> Result<Vec<KeyExplained>, MetaError> {
+        self.inner.keys.explain_all()
+    }
+
+    /// What is known about one key. Blocks.
+    pub fn explain_key(&self, key: &cooper_oci::Digest) -> Result<Option<KeyExplained>, MetaError> {
+        self.inner.keys.explain(&cooper_solver::Key(key.clone()))
     }
 
     /// The number of builds under way.

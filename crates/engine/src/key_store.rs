@@ -24,6 +24,20 @@ pub struct PersistentKeys {
     results: RwLock<HashMap<Key, Outputs>>,
 }
 
+/// What is known about one key, as it is shown to those who ask why something was or was not cached.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct KeyExplained {
+    /// The canonical key.
+    pub key: String,
+    /// Its parts: the op and one key or content digest per input.
+    #[serde(flatten)]
+    pub record: KeyRecord,
+    /// Definitions that lead to it.
+    pub definitions: Vec<String>,
+    /// The number of outputs that are kept.
+    pub results: usize,
+}
+
 /// Most canonical keys that are kept for one definition.
 const MAX_ALIASES: usize = 8;
 
@@ -46,6 +60,24 @@ impl PersistentKeys {
             }
             keep
         });
+    }
+
+    /// Everything that is known about keys with results, in the order of the keys.
+    pub fn explain_all(&self) -> Result<Vec<KeyExplained>, MetaError> {
+        let mut keys: Vec<Key> = self.results.read().keys().cloned().collect();
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        keys.into_iter().filter_map(|key| self.explain(&key).transpose()).collect()
+    }
+
+    /// What is known about one key; `None` when nothing is.
+    pub fn explain(&self, key: &Key) -> Result<Option<KeyExplained>, MetaError> {
+        let Some(record) = self.meta.get(Table::KeyRecords, key.0.as_str())? else { return Ok(None) };
+        let results = self.results.read().get(key).map_or(0, |outputs| outputs.iter().flatten().count());
+        let aliases = self.aliases.read();
+        let definitions = aliases.iter().filter(|(_, known)| known.contains(key)).map(|(d, _)| d.0.to_string());
+        let mut definitions: Vec<String> = definitions.filter(|d| *d != key.0.as_str()).collect();
+        definitions.sort();
+        Ok(Some(KeyExplained { key: key.0.to_string(), record, definitions, results }))
     }
 
     fn tree(&self, ids: &[LayerId]) -> Option<Tree> {

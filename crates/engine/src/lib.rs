@@ -53,6 +53,7 @@ pub use engine::{BuildLog, BuildRequest, BuildResponse, Engine, EngineConfig, Op
 pub use exporting::ExporterSpec;
 pub use gateway::Gateway;
 pub use history::{History, HistoryLimits, TraceContext};
+pub use key_store::KeyExplained;
 pub use layer_store::{RecordType, random_id};
 pub use meta::MetaError;
 pub use policy::{PolicyError, SourcePolicy};

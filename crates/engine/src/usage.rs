@@ -74,6 +74,11 @@ pub struct FilterError {
 }
 
 impl Engine {
+    /// Applies the rules of garbage collection now. Blocks.
+    pub fn collect_garbage(&self) {
+        self.inner().collect();
+    }
+
     /// Every record that a filter matches. Measures what was not measured yet: blocks.
     pub fn usage(&self, filters: &[String]) -> Result<Vec<UsageRecord>, FilterError> {
         self.inner().usage(filters)
@@ -174,22 +179,25 @@ impl EngineInner {
             return;
         }
         LAST.store(now, Ordering::Relaxed);
-        tokio::task::spawn_blocking(move || {
-            for policy in &self.gc {
-                let mut removed = 0;
-                let outcome = self.apply_policy(policy, &mut |record| {
-                    removed += 1;
-                    tracing::debug!(id = record.id, size = record.size, "collected");
-                });
-                if let Err(error) = outcome {
-                    tracing::warn!(error = %Chain(&error), "a rule of garbage collection cannot be applied");
-                }
-                if removed > 0 {
-                    tracing::info!(removed, "garbage collection");
-                }
+        tokio::task::spawn_blocking(move || self.collect());
+    }
+
+    /// Applies the rules of garbage collection. Blocks.
+    fn collect(&self) {
+        for policy in &self.gc {
+            let mut removed = 0;
+            let outcome = self.apply_policy(policy, &mut |record| {
+                removed += 1;
+                tracing::debug!(id = record.id, size = record.size, "collected");
+            });
+            if let Err(error) = outcome {
+                tracing::warn!(error = %Chain(&error), "a rule of garbage collection cannot be applied");
             }
-            self.collect_content();
-        });
+            if removed > 0 {
+                tracing::info!(removed, "garbage collection");
+            }
+        }
+        self.collect_content();
     }
 
     /// Removes records, the least useful first, leaves before what they stand on, until the limits hold.

@@ -28,7 +28,12 @@ pub use moby::{
     sshforward::v1 as ssh,
     upload::v1 as upload,
 };
-pub use opentelemetry::proto::collector::trace::v1 as trace;
+pub use opentelemetry::proto::{
+    collector::trace::v1 as trace,
+    common::v1 as otlp_common,
+    resource::v1 as otlp_resource,
+    trace::v1 as spans,
+};
 
 /// The encoded `FileDescriptorSet` of every package here, for gRPC reflection and protobuf JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

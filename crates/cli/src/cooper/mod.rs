@@ -184,9 +184,8 @@ impl Engine {
     /// Lets an engine in this process write down what it has learnt. Passes the command's result on.
     pub async fn finish<T>(&self, result: Result<T>) -> Result<T> {
         if let Some(daemon) = &self.embedded {
-            let engine = daemon.engine().clone();
             // What could not be written is built anew next time; the result stands.
-            let _ = tokio::task::spawn_blocking(move || engine.flush()).await;
+            daemon.flush().await;
         }
         result
     }

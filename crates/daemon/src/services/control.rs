@@ -215,8 +215,8 @@ impl Control for ControlService {
                 history.delete(&request.r#ref);
                 return Ok(());
             }
-            // Records are complete, trace included, when their build has ended: there is nothing to finalize.
             if request.finalize {
+                history.finalize(&request.r#ref);
                 return Ok(());
             }
             history.pin(&request.r#ref, request.pinned).map_err(|e| Status::not_found(e.to_string()))

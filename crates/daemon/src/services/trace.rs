@@ -1,12 +1,20 @@
-//! `opentelemetry.proto.collector.trace.v1.TraceService`: takes the spans of clients, so that these need not know
-//! whether anybody collects them. Nothing does yet: they are counted and dropped.
+//! `opentelemetry.proto.collector.trace.v1.TraceService`: takes the spans of clients into the records of their builds,
+//! and passes them on to a collector where one is configured.
 
+use cooper_engine::Engine;
 use cooper_wire::trace::{self as pb, trace_service_server::TraceService};
 use tonic::{Request, Response, Status};
 
 /// The service.
-#[derive(Clone, Default)]
-pub struct TraceSink;
+#[derive(Clone)]
+pub struct TraceSink(Engine);
+
+impl TraceSink {
+    /// Takes spans for `engine`.
+    pub fn new(engine: Engine) -> Self {
+        Self(engine)
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for TraceSink {
@@ -14,7 +22,7 @@ impl TraceService for TraceSink {
         &self,
         request: Request<pb::ExportTraceServiceRequest>,
     ) -> Result<Response<pb::ExportTraceServiceResponse>, Status> {
-        tracing::trace!(resources = request.get_ref().resource_spans.len(), "spans of a client dropped");
+        self.0.history().collect(request.into_inner().resource_spans);
         Ok(Response::new(pb::ExportTraceServiceResponse {}))
     }
 }

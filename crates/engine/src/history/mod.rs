@@ -3,13 +3,17 @@
 //! Lives here: the list of records, who is told of changes, and how long records stay. Must never live here: what a
 //! record looks like on the wire (the log and errors excepted, which are kept encoded).
 
+mod collected;
 mod filter;
 mod record;
+mod statistics;
 mod trace;
+mod trace_json;
 
 pub use filter::HistoryFilterError;
 pub use record::{BuildRecord, RecordError, StepCounts};
-pub use trace::TraceContext;
+pub use statistics::{BuildStatistics, DURATION_BOUNDS, Durations};
+pub use trace::{TraceContext, TraceId};
 
 use crate::{
     bridge::BuildResult,
@@ -19,8 +23,10 @@ use crate::{
     status::BuildStatus,
     status_log,
 };
+use collected::Collected;
 use cooper_content::Store;
 use cooper_oci::{Descriptor, Digest};
+use cooper_wire::spans::ResourceSpans;
 use filter::Filters;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -63,6 +69,15 @@ impl Default for HistoryLimits {
 
 /// How a failure is kept: the protocol's status with every detail.
 pub type DescribeError = fn(&BuildError) -> cooper_wire::rpc::Status;
+
+/// Takes spans of builds and of their clients to where they are looked at. Must not block.
+pub trait SpanSink: Send + Sync {
+    /// Takes these. What cannot be taken is lost.
+    fn export(&self, spans: Vec<ResourceSpans>);
+}
+
+/// So long after the end of a build its client may send spans that belong into the record.
+const TRACE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A change of the list.
 #[derive(Debug, Clone)]
@@ -108,6 +123,8 @@ pub struct History {
     content: Store,
     limits: HistoryLimits,
     describe: Option<DescribeError>,
+    spans: Option<Arc<dyn SpanSink>>,
+    collected: Collected,
     lists: Mutex<Lists>,
     changes: broadcast::Sender<HistoryEvent>,
 }
@@ -116,6 +133,9 @@ pub struct History {
 struct Lists {
     active: BTreeMap<String, Arc<BuildRecord>>,
     ended: HashMap<String, Arc<BuildRecord>>,
+    /// Ended builds whose clients may still send spans, with their own.
+    settling: HashMap<String, (TraceId, ResourceSpans)>,
+    statistics: BuildStatistics,
 }
 
 impl History {
@@ -125,10 +145,12 @@ impl History {
         content: Store,
         limits: HistoryLimits,
         describe: Option<DescribeError>,
+        spans: Option<Arc<dyn SpanSink>>,
     ) -> Result<Self, MetaError> {
         let ended = meta.all::<BuildRecord>(Table::History)?.into_iter().map(|(id, r)| (id, Arc::new(r))).collect();
-        let lists = Mutex::new(Lists { active: BTreeMap::new(), ended });
-        let history = Self { meta, content, limits, describe, lists, changes: broadcast::channel(BACKLOG).0 };
+        let lists = Mutex::new(Lists { ended, ..Lists::default() });
+        let (changes, collected) = (broadcast::channel(BACKLOG).0, Collected::default());
+        let history = Self { meta, content, limits, describe, spans, collected, lists, changes };
         history.expire();
         Ok(history)
     }
@@ -192,6 +214,7 @@ impl History {
     pub fn delete(&self, id: &str) {
         let mut lists = self.lists.lock();
         let Some(record) = lists.ended.remove(id) else { return };
+        lists.settling.remove(id);
         self.meta.delete(Table::History, id);
         self.tell(HistoryEvent::Deleted(id.to_owned()));
         for blob in record.own_blobs() {
@@ -239,9 +262,57 @@ impl History {
         }
     }
 
+    /// Numbers over all builds since the start.
+    pub fn statistics(&self) -> BuildStatistics {
+        let lists = self.lists.lock();
+        BuildStatistics { running: lists.active.len(), ..lists.statistics.clone() }
+    }
+
+    /// Takes spans of clients: into the records of their builds, and to where all spans go.
+    pub fn collect(&self, spans: Vec<ResourceSpans>) {
+        self.collected.add(&spans);
+        if let Some(sink) = &self.spans {
+            sink.export(spans);
+        }
+    }
+
+    /// Closes the trace of an ended build with what its client has sent until now. Blocks.
+    pub fn finalize(&self, id: &str) {
+        let mut lists = self.lists.lock();
+        let Some((trace, own)) = lists.settling.remove(id) else { return };
+        let collected = self.collected.of(&trace);
+        let Some(record) = lists.ended.get_mut(id).filter(|_| !collected.is_empty()) else { return };
+        let spans = trace_json::encode(collected.iter().chain([&own]));
+        let changed = Arc::make_mut(record);
+        let before = changed.trace.take();
+        changed.trace = self.store(media_types::TRACE, &spans);
+        self.meta.put(Table::History, id, changed);
+        let record = record.clone();
+        let alone = before.filter(|b| !lists.ended.values().any(|r| r.own_blobs().any(|o| o.digest == b.digest)));
+        if let Some(blob) = alone
+            && let Err(error) = self.content.delete(&blob.digest)
+        {
+            tracing::warn!(%error, digest = %blob.digest, "the first trace of a build cannot be removed");
+        }
+        self.tell(HistoryEvent::Completed(record));
+    }
+
+    /// Keeps a client's build open for the spans that are still on their way.
+    fn settle(self: &Arc<Self>, id: String, trace: TraceId, own: ResourceSpans) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.lists.lock().settling.insert(id.clone(), (trace, own));
+        let history = Arc::downgrade(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(TRACE_PATIENCE).await;
+            if let Some(history) = history.upgrade() {
+                tokio::task::spawn_blocking(move || history.finalize(&id)).await.ok();
+            }
+        });
+    }
+
     /// Writes the log, the trace and the error of a build that has ended, then shows its record. Blocks.
     fn complete(
-        &self,
+        self: &Arc<Self>,
         mut record: BuildRecord,
         status: &BuildStatus,
         trace: Option<TraceContext>,
@@ -262,12 +333,20 @@ impl History {
                 if status.details.is_empty() { None } else { self.store(media_types::ERROR, &status.encode_to_vec()) };
             RecordError { code: status.code, message: error.message.clone(), blob }
         });
-        let spans = trace::encode(&record, &vertices, trace.as_ref());
-        record.trace = self.store(media_types::TRACE, &spans);
+        let (trace_id, own) = trace::of_build(&record, &vertices, trace.as_ref());
+        let collected = self.collected.of(&trace_id);
+        record.trace = self.store(media_types::TRACE, &trace_json::encode(collected.iter().chain([&own])));
+        if let Some(sink) = &self.spans {
+            sink.export(vec![own.clone()]);
+        }
+        if trace.is_some() {
+            self.settle(record.id.clone(), trace_id, own);
+        }
         let record = Arc::new(record);
         self.meta.put(Table::History, &record.id, &*record);
         let mut lists = self.lists.lock();
         lists.active.remove(&record.id);
+        lists.statistics.count(&record);
         lists.ended.insert(record.id.clone(), record.clone());
         self.tell(HistoryEvent::Completed(record));
         drop(lists);
@@ -386,7 +465,7 @@ mod tests {
     fn history(dir: &std::path::Path, limits: HistoryLimits) -> Arc<History> {
         let meta = Arc::new(Meta::open(&dir.join("meta")).unwrap());
         let content = Store::open(dir.join("content")).unwrap();
-        Arc::new(History::open(meta, content, limits, None).unwrap())
+        Arc::new(History::open(meta, content, limits, None, None).unwrap())
     }
 
     fn run(history: &Arc<History>, id: &str, error: Option<&str>) {
@@ -459,6 +538,31 @@ mod tests {
         let short = history(dir.path(), HistoryLimits { max_age: Duration::ZERO, max_entries: 1 });
         assert_eq!(list(&short, HistoryQuery::default()), "completed c, completed a");
         assert_eq!(short.get("a").unwrap().generation, 1);
+    }
+
+    #[tokio::test]
+    async fn spans_of_the_client_join_those_of_its_build() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = history(dir.path(), HistoryLimits::default());
+        let status = Arc::new(BuildStatus::default());
+        let trace = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let request = BuildRequest { id: "a".to_owned(), trace: trace.clone(), ..BuildRequest::default() };
+        let recording = history.begin(&request, &status);
+        status.close();
+        recording.complete(None).await;
+        let first = history.get("a").unwrap().trace.clone().unwrap();
+        let trace_id = trace.unwrap().trace().to_vec();
+        let span = cooper_wire::spans::Span { trace_id, name: "client".into(), ..Default::default() };
+        let scope = cooper_wire::spans::ScopeSpans { spans: vec![span], ..Default::default() };
+        history.collect(vec![ResourceSpans { scope_spans: vec![scope], ..Default::default() }]);
+        history.finalize("a");
+        let second = history.get("a").unwrap().trace.clone().unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut history.content.reader(&second.digest).unwrap(), &mut text).unwrap();
+        assert!(text.contains("\"Name\": \"client\"") && text.contains("Control/Solve"), "{text}");
+        assert!(!history.content.contains(&first.digest), "the first trace is still there");
+        history.finalize("a");
+        assert_eq!(history.get("a").unwrap().trace, Some(second));
     }
 
     #[tokio::test]

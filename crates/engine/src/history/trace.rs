@@ -1,15 +1,23 @@
-//! The spans of a build: one for the build, one per step, as JSON documents one after the other.
+//! The spans of a build: one for the build, one per step. They are made in the protocol's form, in which clients
+//! send theirs and collectors take them.
 
 use super::BuildRecord;
 use crate::status::VertexStatus;
-use serde_json::{Value, json};
+use cooper_wire::{
+    otlp_common::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    otlp_resource::Resource,
+    spans::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
+};
 use std::time::SystemTime;
+
+/// The identity of a trace, by which the spans of several processes belong together.
+pub type TraceId = [u8; 16];
 
 /// The span of the client that asked for the build (W3C trace context).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    trace: String,
-    span: String,
+    trace: TraceId,
+    span: [u8; 8],
 }
 
 impl TraceContext {
@@ -17,120 +25,107 @@ impl TraceContext {
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.trim().split('-');
         let (_version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
-        let hex = |text: &str, len| {
-            text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit()) && text.bytes().any(|b| b != b'0')
-        };
-        (hex(trace, 32) && hex(span, 16)).then(|| Self { trace: trace.to_lowercase(), span: span.to_lowercase() })
+        Some(Self { trace: unhex(trace)?, span: unhex(span)? })
+    }
+
+    /// Which trace the span is part of.
+    pub fn trace(&self) -> TraceId {
+        self.trace
     }
 }
 
-/// Span kinds as numbers, as the documents have them.
-const INTERNAL: u8 = 1;
-const SERVER: u8 = 2;
+/// Bytes of exactly so many hexadecimal digits, not all of them zero.
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    bytes.iter().any(|b| *b != 0).then_some(bytes)
+}
 
-/// The spans of an ended build.
-pub fn encode(record: &BuildRecord, vertices: &[VertexStatus], parent: Option<&TraceContext>) -> Vec<u8> {
-    let trace = parent.map_or_else(|| format!("{:032x}", rand::random::<u128>()), |p| p.trace.clone());
-    let root = span_id();
+/// Set when the parent span is of another process.
+const FLAG_REMOTE_PARENT: u32 = 0x300;
+
+/// The spans of an ended build, and the trace that they are part of.
+pub fn of_build(
+    record: &BuildRecord,
+    vertices: &[VertexStatus],
+    parent: Option<&TraceContext>,
+) -> (TraceId, ResourceSpans) {
+    let trace = parent.map_or_else(|| rand::random::<u128>().max(1).to_be_bytes(), |p| p.trace);
     let end = record.completed.unwrap_or(record.created);
+    let error = record.error.as_ref().map_or("", |e| e.message.as_str());
+    let mut root = span("moby.buildkit.v1.Control/Solve", trace, (record.created, end), error);
+    root.kind = SpanKind::Server as i32;
+    root.attributes = vec![text("ref", &record.id), text("frontend", &record.frontend)];
+    if let Some(parent) = parent {
+        root.parent_span_id = parent.span.to_vec();
+        root.flags = FLAG_REMOTE_PARENT;
+    }
+    let parent = root.span_id.clone();
     let mut started: Vec<&VertexStatus> = vertices.iter().filter(|v| v.started.is_some()).collect();
     started.sort_by_key(|v| v.started);
-    let mut spans = vec![Span {
-        name: "moby.buildkit.v1.Control/Solve",
-        trace: &trace,
-        id: root.clone(),
-        parent: parent.map_or("", |p| p.span.as_str()),
-        remote_parent: parent.is_some(),
-        kind: SERVER,
-        start: record.created,
-        end,
-        attributes: vec![attribute("ref", &record.id), attribute("frontend", &record.frontend)],
-        error: record.error.as_ref().map_or("", |e| e.message.as_str()),
-        children: started.len(),
-    }];
-    for v in &started {
-        let mut attributes = vec![attribute("vertex", v.digest.as_str())];
+    let steps = started.into_iter().map(|v| {
+        let times = (v.started.unwrap_or(record.created), v.completed.unwrap_or(end));
+        let mut span = span(&v.name, trace, times, &v.error);
+        span.kind = SpanKind::Internal as i32;
+        span.parent_span_id.clone_from(&parent);
+        span.attributes = vec![text("vertex", v.digest.as_str())];
         if v.cached {
-            attributes.push(json!({"Key": "cached", "Value": {"Type": "BOOL", "Value": true}}));
+            span.attributes.push(pair("cached", Value::BoolValue(true)));
         }
-        spans.push(Span {
-            name: &v.name,
-            trace: &trace,
-            id: span_id(),
-            parent: &root,
-            remote_parent: false,
-            kind: INTERNAL,
-            start: v.started.unwrap_or(record.created),
-            end: v.completed.unwrap_or(end),
-            attributes,
-            error: &v.error,
-            children: 0,
-        });
-    }
-    let mut out = Vec::new();
-    for span in spans {
-        // Maps and strings only: encoding cannot fail.
-        serde_json::to_writer_pretty(&mut out, &span.document()).unwrap_or_default();
-        out.push(b'\n');
-    }
-    out
+        span
+    });
+    let spans = std::iter::once(root).chain(steps).collect();
+    let scope = InstrumentationScope {
+        name: "cooperage".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    };
+    let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }];
+    (trace, ResourceSpans { resource: Some(resource()), scope_spans, schema_url: String::new() })
 }
 
-struct Span<'a> {
-    name: &'a str,
-    trace: &'a str,
-    id: String,
-    parent: &'a str,
-    remote_parent: bool,
-    kind: u8,
-    start: SystemTime,
-    end: SystemTime,
-    attributes: Vec<Value>,
-    error: &'a str,
-    children: usize,
-}
-
-impl Span<'_> {
-    fn document(&self) -> Value {
-        let status = if self.error.is_empty() { "Unset" } else { "Error" };
-        let trace_of_parent = if self.parent.is_empty() { "0".repeat(32) } else { self.trace.to_owned() };
-        let parent = if self.parent.is_empty() { "0".repeat(16) } else { self.parent.to_owned() };
-        json!({
-            "Name": self.name,
-            "SpanContext": context(self.trace, &self.id, "01", false),
-            "Parent": context(&trace_of_parent, &parent, if self.parent.is_empty() { "00" } else { "01" }, self.remote_parent),
-            "SpanKind": self.kind,
-            "StartTime": time(self.start),
-            "EndTime": time(self.end),
-            "Attributes": self.attributes,
-            "Events": null,
-            "Links": null,
-            "Status": {"Code": status, "Description": self.error},
-            "DroppedAttributes": 0,
-            "DroppedEvents": 0,
-            "DroppedLinks": 0,
-            "ChildSpanCount": self.children,
-            "Resource": [attribute("service.name", "buildkitd"), attribute("service.version", env!("CARGO_PKG_VERSION"))],
-            "InstrumentationLibrary": {"Name": "cooperage", "Version": env!("CARGO_PKG_VERSION"), "SchemaURL": ""},
-        })
+fn span(name: &str, trace: TraceId, (start, end): (SystemTime, SystemTime), error: &str) -> Span {
+    let code = if error.is_empty() { StatusCode::Unset } else { StatusCode::Error };
+    Span {
+        trace_id: trace.to_vec(),
+        span_id: rand::random::<u64>().max(1).to_be_bytes().to_vec(),
+        name: name.to_owned(),
+        start_time_unix_nano: nanoseconds(start),
+        end_time_unix_nano: nanoseconds(end),
+        status: Some(Status { message: error.to_owned(), code: code as i32 }),
+        ..Span::default()
     }
 }
 
-fn context(trace: &str, span: &str, flags: &str, remote: bool) -> Value {
-    json!({"TraceID": trace, "SpanID": span, "TraceFlags": flags, "TraceState": "", "Remote": remote})
+/// Who made the spans; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` (`key=value,…`) have their say.
+fn resource() -> Resource {
+    let set = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let service = set("OTEL_SERVICE_NAME").unwrap_or_else(|| "buildkitd".into());
+    let mut attributes = vec![text("service.name", &service), text("service.version", env!("CARGO_PKG_VERSION"))];
+    for given in set("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().split(',') {
+        if let Some((key, value)) = given.split_once('=').filter(|(key, _)| key.trim() != "service.name") {
+            attributes.retain(|a| a.key != key.trim());
+            attributes.push(text(key.trim(), value.trim()));
+        }
+    }
+    Resource { attributes, dropped_attributes_count: 0 }
 }
 
-fn attribute(key: &str, value: &str) -> Value {
-    json!({"Key": key, "Value": {"Type": "STRING", "Value": value}})
+fn text(key: &str, value: &str) -> KeyValue {
+    pair(key, Value::StringValue(value.to_owned()))
 }
 
-fn time(at: SystemTime) -> String {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    jiff::Timestamp::from_nanosecond(since.as_nanos() as i128).unwrap_or_default().to_string()
+fn pair(key: &str, value: Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
 }
 
-fn span_id() -> String {
-    format!("{:016x}", rand::random::<u64>().max(1))
+fn nanoseconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]
