@@ -6,8 +6,8 @@ use crate::{
     tree::Tree,
     worker::Worker,
 };
-use cooper_content::BlobSource;
-use cooper_layer::{Compression, DiffOptions, Encoding, Mtimes};
+use cooper_content::{BlobSource, Ingest};
+use cooper_layer::{BlobInfo, Compression, DiffOptions, Encoding, Mtimes};
 use cooper_oci::{Descriptor, DiffId, annotations};
 use cooper_rooted::Root;
 use cooper_snapshot::DiffSource;
@@ -138,28 +138,15 @@ impl Worker {
 
     fn make_archive(&self, tree: &Tree, layer: &Arc<Layer>, packing: Packing) -> Result<Option<Packed>, StepError> {
         let doing = || format!("cannot pack layer {}", layer.id);
-        let encoding = Encoding { level: packing.level, ..Encoding::new(packing.compression) };
         let content = &self.layers.content;
-        let mut ingest = content
-            .ingest(&format!("pack-{}", crate::layer_store::random_id()))
-            .map_err(StepError::while_doing(doing()))?;
-        let options =
-            DiffOptions { mtimes: packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp), userxattr: self.userxattr() };
-        let (info, entries) = match self.layers.stored_blob(layer) {
-            // Another archive is here: its content is the layer's identity and must stay as it is.
-            Some(desc) if packing.epoch.is_none() => {
-                let reader = content.reader(&desc.digest).map_err(StepError::while_doing(doing()))?;
-                let from = Compression::of_media_type(&desc.media_type);
-                let info = cooper_layer::recompress(reader, from, &encoding, &mut ingest);
-                (info.map_err(StepError::while_doing(doing()))?, 1)
-            }
-            _ => {
-                let stack = tree.snapshots()?;
-                let source = self.layers.snapshots.diff_source(&stack).map_err(StepError::while_doing(doing()))?;
-                let written = cooper_layer::write_blob(|out| diff(&source, out, &options), &encoding, &mut ingest);
-                let (info, stats) = written.map_err(StepError::while_doing(doing()))?;
-                (info, stats.entries)
-            }
+        // Where another archive is here, its content is the layer's identity and must stay as it is.
+        let stored = self.layers.stored_blob(layer).filter(|_| packing.epoch.is_none());
+        let (ingest, info, entries) = match &stored {
+            None => self.write_archive(tree, packing)?,
+            Some(stored) => match self.write_archive_again(tree, layer, packing)? {
+                Some(same) => same,
+                None => self.recompress_archive(stored, packing)?,
+            },
         };
         if entries == 0 {
             ingest.abort();
@@ -185,6 +172,57 @@ impl Worker {
         let source = Arc::new(content.clone());
         Ok(Some(Packed { descriptor, diff_id: info.diff_id, source, layer: layer.clone() }))
     }
+
+    /// Writes an archive of the files of a tree's top layer; with it, what it is and how many entries it has.
+    fn write_archive(&self, tree: &Tree, packing: Packing) -> Result<(Ingest, BlobInfo, u64), StepError> {
+        let options =
+            DiffOptions { mtimes: packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp), userxattr: self.userxattr() };
+        let source = self.layers.snapshots.diff_source(&tree.snapshots()?);
+        let source = source.map_err(StepError::while_doing("cannot compare snapshots"))?;
+        let mut ingest = self.archive_ingest()?;
+        let written = cooper_layer::write_blob(|out| diff(&source, out, &options), &encoding(packing), &mut ingest);
+        let (info, stats) = written.map_err(StepError::while_doing("cannot write the archive of a layer"))?;
+        Ok((ingest, info, stats.entries))
+    }
+
+    /// The same for a layer that was packed here before: reading its files is faster than inflating its archive. `None`
+    /// when that is not known to give the same content; layers of images have archives that others wrote.
+    fn write_archive_again(
+        &self,
+        tree: &Tree,
+        layer: &Layer,
+        packing: Packing,
+    ) -> Result<Option<(Ingest, BlobInfo, u64)>, StepError> {
+        let record = layer.record();
+        if record.chain.is_some() || layer.snapshot().is_none() {
+            return Ok(None);
+        }
+        let (ingest, info, entries) = self.write_archive(tree, packing)?;
+        if record.diff_id.as_ref() != Some(&info.diff_id) {
+            ingest.abort();
+            return Ok(None);
+        }
+        Ok(Some((ingest, info, entries)))
+    }
+
+    /// Compresses the content of a stored archive in another way.
+    fn recompress_archive(&self, stored: &Descriptor, packing: Packing) -> Result<(Ingest, BlobInfo, u64), StepError> {
+        let doing = || format!("cannot compress archive {} in another way", stored.digest);
+        let reader = self.layers.content.reader(&stored.digest).map_err(StepError::while_doing(doing()))?;
+        let from = Compression::of_media_type(&stored.media_type);
+        let mut ingest = self.archive_ingest()?;
+        let info = cooper_layer::recompress(reader, from, &encoding(packing), &mut ingest);
+        Ok((ingest, info.map_err(StepError::while_doing(doing()))?, 1))
+    }
+
+    fn archive_ingest(&self) -> Result<Ingest, StepError> {
+        let name = format!("pack-{}", crate::layer_store::random_id());
+        self.layers.content.ingest(&name).map_err(StepError::while_doing("cannot begin an archive"))
+    }
+}
+
+fn encoding(packing: Packing) -> Encoding {
+    Encoding { level: packing.level, ..Encoding::new(packing.compression) }
 }
 
 /// The name under which an archive is remembered: levels other than the usual one are archives of their own.
