@@ -23,7 +23,7 @@ use cooper_oci::{Digest, Platform};
 use cooper_solver::{Edge, Job, SolveError, Warning};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -159,8 +159,7 @@ impl Ref {
 
     /// Builds it and brings its files here.
     pub async fn open(&self) -> Result<ReadTree, BuildError> {
-        let tree = self.evaluate().await?;
-        self.inner.bridge.open(&tree, &self.inner.edge.vertex).await
+        self.inner.bridge.open(&self.inner.edge).await
     }
 }
 
@@ -177,6 +176,8 @@ pub struct SolveRequest {
     pub evaluate: bool,
     /// Rules about sources beside the build's own.
     pub policies: Vec<cooper_wire::sourcepolicy::Policy>,
+    /// Remote caches to import.
+    pub imports: Vec<crate::caches::CacheSpec>,
 }
 
 /// Answer to a question about an image.
@@ -222,6 +223,10 @@ struct BridgeInner {
     configs: Mutex<HashMap<String, ResolvedImageConfig>>,
     /// Results whose requests are remembered while this build runs.
     origins: Mutex<Vec<u64>>,
+    /// Remote caches that are imported.
+    imports: Mutex<HashSet<String>>,
+    /// Whether images get cache records into their configs.
+    inline_cache: AtomicBool,
 }
 
 impl Drop for BridgeInner {
@@ -243,8 +248,8 @@ struct KnownOp {
 impl Bridge {
     pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>, asked: Asked) -> Self {
         let job = engine.solver.job(data.clone(), data.status.clone());
-        let (ops, configs, origins) = Default::default();
-        let inner = BridgeInner { engine, job, data, ops, configs, origins };
+        let (ops, configs, origins, imports, inline_cache) = Default::default();
+        let inner = BridgeInner { engine, job, data, ops, configs, origins, imports, inline_cache };
         Self { inner: Arc::new(inner), scope: Arc::new(Scope::outermost(asked)) }
     }
 
@@ -296,6 +301,28 @@ impl Bridge {
         &self.inner.engine.worker
     }
 
+    /// Notes that a remote cache is imported; false when it is already.
+    pub(crate) fn is_new_import(&self, id: &str) -> bool {
+        self.inner.imports.lock().insert(id.to_owned())
+    }
+
+    /// Says whether images get cache records into their configs.
+    pub(crate) fn set_inline_cache(&self, wanted: bool) {
+        self.inner.inline_cache.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Whether images get cache records into their configs.
+    pub(crate) fn inline_cache(&self) -> bool {
+        self.inner.inline_cache.load(Ordering::Relaxed)
+    }
+
+    /// Whether a vertex receives a directory of the client, whose identity means nothing elsewhere.
+    pub(crate) fn is_local_source(&self, vertex: &Digest) -> bool {
+        let Some(known) = self.inner.ops.lock().get(vertex).cloned() else { return false };
+        let op = <pb::Op as prost::Message>::decode(known.raw).ok().and_then(|op| op.op);
+        matches!(op, Some(pb::op::Op::Source(source)) if source.identifier.starts_with("local://"))
+    }
+
     pub(crate) fn gateway_server(&self) -> Option<Arc<dyn crate::frontend_image::GatewayServer>> {
         self.inner.engine.gateway_server.clone()
     }
@@ -317,6 +344,7 @@ impl Bridge {
 
     /// Builds a definition or runs a frontend.
     pub async fn solve(&self, request: SolveRequest) -> Result<BuildResult, BuildError> {
+        self.import_caches(request.imports);
         let result = match request.definition {
             Some(definition) if !definition.def.is_empty() => {
                 let refs = Refs::Single(self.load_under(definition, &request.policies).await?);
@@ -398,11 +426,22 @@ impl Bridge {
         solved.unwrap_or(Err(SolveError::Cancelled)).map_err(|e| self.explain(e))
     }
 
-    async fn open(&self, tree: &Tree, vertex: &Digest) -> Result<ReadTree, BuildError> {
+    /// The files of an edge. What a remote cache has lost is built.
+    async fn open(&self, edge: &Edge) -> Result<ReadTree, BuildError> {
         let worker = &self.inner.engine.worker;
         let jobs = [self.inner.data.clone()];
-        worker.bring_for(tree, &jobs).await.map_err(|e| self.explain_step(vertex, Arc::new(e)))?;
-        Ok(worker.read(tree)?)
+        let mut attempt = 0;
+        loop {
+            let tree = self.evaluate(edge).await?;
+            match worker.bring_for(&tree, &jobs).await {
+                Ok(()) => return Ok(worker.read(&tree)?),
+                Err(error) if error.is_lost() && attempt < crate::caches::MAX_REBUILDS => {
+                    attempt += 1;
+                    self.inner.job.refresh(edge);
+                }
+                Err(error) => return Err(self.explain_step(&edge.vertex, Arc::new(error))),
+            }
+        }
     }
 
     /// Turns a failure of the scheduler into one with names, sources and the op.

@@ -21,6 +21,10 @@ impl Domain for Build {
     type Result = Tree;
     type Job = BuildJob;
     type Error = StepError;
+
+    fn is_lost(error: &StepError) -> bool {
+        error.is_lost()
+    }
 }
 
 /// What belongs to one build.
@@ -133,6 +137,13 @@ pub enum StepErrorKind {
         /// Why not.
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// A layer that a remote cache offered cannot be had. What it was part of can be made again.
+    Lost {
+        /// Which layer.
+        what: String,
+        /// Why not.
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// Something else failed; `context` says what was being done.
     Other {
         /// What was being done; may be empty.
@@ -162,6 +173,11 @@ impl StepError {
     /// Wraps the failure of something that was being done.
     pub fn while_doing<E: Into<Box<dyn StdError + Send + Sync>>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| StepErrorKind::Other { context: context.into(), source: source.into() }.into()
+    }
+
+    /// Whether a result turned out to be gone, so that making it again may help.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.kind, StepErrorKind::Lost { .. })
     }
 
     /// The exit code when a process failed.
@@ -197,7 +213,9 @@ impl fmt::Display for StepError {
                 }
                 if *oom { f.write_str(": the kernel killed it for lack of memory") } else { Ok(()) }
             }
-            StepErrorKind::Source { what, source } => write!(f, "{what}: {}", Chain(source.as_ref())),
+            StepErrorKind::Source { what, source } | StepErrorKind::Lost { what, source } => {
+                write!(f, "{what}: {}", Chain(source.as_ref()))
+            }
             StepErrorKind::Other { context, source } if context.is_empty() => Chain(source.as_ref()).fmt(f),
             StepErrorKind::Other { context, source } => write!(f, "{context}: {}", Chain(source.as_ref())),
             StepErrorKind::Refused(reason) => f.write_str(reason),

@@ -4,6 +4,7 @@ use crate::{
     bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
+    caches::{self, CacheExport, CacheSpec},
     compatibility::Compatibility,
     domain::{Build, BuildJob},
     exporting::{Exporter, ExporterSpec, made},
@@ -173,6 +174,10 @@ pub struct BuildRequest {
     pub policy: SourcePolicy,
     /// Which release's habits the build wants, as the protocol numbers them; 0: the current one's.
     pub compatibility: i64,
+    /// Remote caches to read.
+    pub cache_imports: Vec<CacheSpec>,
+    /// Remote caches to write.
+    pub cache_exports: Vec<CacheSpec>,
 }
 
 /// What a client learns when its build has succeeded.
@@ -251,6 +256,8 @@ impl Engine {
             indexes: root.join(layout::INDEXES),
             sources: Mutex::default(),
             names: Arc::new(ImageNames::open(meta.clone())?),
+            losses: Arc::default(),
+            cache_locks: Arc::default(),
             userxattr: std::sync::OnceLock::new(),
             caches: CacheMounts::open(root.join(layout::CACHE_MOUNTS), meta.clone())?,
             locals: Locals::open(root.join(layout::LOCALS), meta.clone())?,
@@ -350,6 +357,8 @@ impl Engine {
         let asked = Asked::new(&request.frontend, &request.request);
         data.keep_failed = driven.into();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data), asked);
+        bridge.import_caches(request.cache_imports);
+        let caches = caches::open_exports(bridge.clone(), request.cache_exports).await?;
         let mut result = if driven {
             self.driven(running, &bridge, request.request).await?
         } else {
@@ -360,6 +369,7 @@ impl Engine {
                     request: request.request,
                     evaluate: true,
                     policies: Vec::new(),
+                    imports: Vec::new(),
                 })
                 .await?
         };
@@ -372,7 +382,7 @@ impl Engine {
         if let Some(params) = &wanted.provenance {
             provenance::attest(&bridge, &captured, params, &mut result)?;
         }
-        let exported = self.export(&bridge, recording, result, exporters).await;
+        let exported = self.export(&bridge, recording, result, exporters, caches).await;
         if let Some(recording) = recording {
             let builder_id = wanted.provenance.as_ref().and_then(|p| p.get("builder-id")).unwrap_or_default();
             recording.provenance(provenance::for_history(&bridge, &captured, builder_id)?);
@@ -404,6 +414,7 @@ impl Engine {
         recording: &mut Option<Recording>,
         result: BuildResult,
         exporters: Vec<Exporter>,
+        caches: Vec<CacheExport>,
     ) -> Result<BuildResponse, BuildError> {
         let mut metadata: BTreeMap<String, String> = result
             .metadata
@@ -412,12 +423,13 @@ impl Engine {
             .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
             .collect();
         for (index, exporter) in exporters.into_iter().enumerate() {
-            let response = exporter.run(bridge, index, &result).await?;
+            let response = export_once(bridge, index, &result, exporter).await?;
             if let (Some(recording), Some(image)) = (recording.as_mut(), made(&response)) {
                 recording.exported(index, image);
             }
             metadata.extend(response);
         }
+        metadata.extend(caches::run_exports(bridge, caches, &result).await?);
         Ok(BuildResponse { metadata })
     }
 
@@ -482,6 +494,30 @@ impl Engine {
     pub fn flush(&self) {
         self.inner.meta.flush();
     }
+}
+
+/// Runs an exporter; again when a remote cache turned out to have lost a layer, which is then made anew.
+async fn export_once(
+    bridge: &Bridge,
+    index: usize,
+    result: &BuildResult,
+    exporter: Exporter,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let losses = || bridge.worker().losses.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..caches::MAX_REBUILDS {
+        let before = losses();
+        match exporter.clone().run(bridge, index, result).await {
+            Err(_) if losses() > before => {
+                for (_, root) in result.refs.iter() {
+                    if let Some(root) = root {
+                        bridge.solver_job().refresh(root.edge());
+                    }
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+    exporter.run(bridge, index, result).await
 }
 
 /// A build's place in the list of running ones; dropping it ends the build's log, too.

@@ -154,7 +154,12 @@ impl Worker {
                 diff_id: Some(diff.clone()),
                 ..LayerRecord::new(kind, format!("pulled from {name}"), tree.tops())
             });
-            let provider = Provider { descriptor: desc.clone(), source: image.source.clone(), vertex: vertex.clone() };
+            let provider = Provider {
+                descriptor: desc.clone(),
+                source: image.source.clone(),
+                vertex: vertex.clone(),
+                import: None,
+            };
             layer.set_provider(provider);
             tree = tree.push(layer);
         }

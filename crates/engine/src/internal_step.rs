@@ -52,6 +52,25 @@ impl Step {
         &self.vertex
     }
 
+    /// Shows the beginning of a part of this work; returns what to call at its end.
+    pub fn begin(&self, id: &str) -> impl FnOnce() + Send + use<> {
+        let started = SystemTime::now();
+        let bar = StatusUpdate {
+            id: id.into(),
+            current: 0,
+            total: 0,
+            time: started,
+            started: Some(started),
+            completed: None,
+        };
+        self.update(bar.clone());
+        let step = self.clone();
+        move || {
+            let now = SystemTime::now();
+            step.update(StatusUpdate { time: now, completed: Some(now), ..bar });
+        }
+    }
+
     /// Updates a progress bar of this work.
     pub fn update(&self, update: StatusUpdate) {
         self.status.event(&self.vertex, Event::Status(update));

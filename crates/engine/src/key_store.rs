@@ -22,6 +22,8 @@ pub struct PersistentKeys {
     layers: Arc<LayerStore>,
     aliases: RwLock<HashMap<Key, Vec<Key>>>,
     results: RwLock<HashMap<Key, Outputs>>,
+    /// Records of this run; the database has them only a moment later.
+    records: RwLock<HashMap<Key, KeyRecord>>,
 }
 
 /// What is known about one key, as it is shown to those who ask why something was or was not cached.
@@ -47,7 +49,13 @@ impl PersistentKeys {
         let parse = |key: String| key.parse().ok().map(Key);
         let aliases = meta.all(Table::Aliases)?.into_iter().filter_map(|(k, v)| Some((parse(k)?, v))).collect();
         let results = meta.all(Table::Results)?.into_iter().filter_map(|(k, v)| Some((parse(k)?, v))).collect();
-        Ok(Self { meta, layers, aliases: RwLock::new(aliases), results: RwLock::new(results) })
+        Ok(Self {
+            meta,
+            layers,
+            aliases: RwLock::new(aliases),
+            results: RwLock::new(results),
+            records: RwLock::default(),
+        })
     }
 
     /// Forgets every result that a removed layer was part of.
@@ -78,6 +86,14 @@ impl PersistentKeys {
         let mut definitions: Vec<String> = definitions.filter(|d| *d != key.0.as_str()).collect();
         definitions.sort();
         Ok(Some(KeyExplained { key: key.0.to_string(), record, definitions, results }))
+    }
+
+    /// The parts that a key was made of.
+    fn parts(&self, key: &Key) -> Result<Option<KeyRecord>, MetaError> {
+        if let Some(record) = self.records.read().get(key) {
+            return Ok(Some(record.clone()));
+        }
+        self.meta.get(Table::KeyRecords, key.0.as_str())
     }
 
     fn tree(&self, ids: &[LayerId]) -> Option<Tree> {
@@ -116,6 +132,10 @@ impl KeyStore<Build> for PersistentKeys {
         Some(trees)
     }
 
+    fn record(&self, key: &Key) -> Option<KeyRecord> {
+        self.parts(key).ok().flatten()
+    }
+
     fn save(&self, key: &Key, record: &KeyRecord, outputs: &[Option<Tree>]) {
         let stored: Outputs = outputs.iter().map(|o| o.as_ref().map(Tree::ids)).collect();
         let known = |id: &LayerId| self.layers.get(id).is_some();
@@ -125,6 +145,7 @@ impl KeyStore<Build> for PersistentKeys {
         }
         self.meta.put(Table::Results, key.0.as_str(), &stored);
         self.meta.put(Table::KeyRecords, key.0.as_str(), record);
+        self.records.write().insert(key.clone(), record.clone());
         self.results.write().insert(key.clone(), stored);
     }
 }

@@ -157,6 +157,8 @@ pub struct Provider {
     pub source: Arc<dyn BlobSource>,
     /// The vertex under which the transfer is shown.
     pub vertex: Digest,
+    /// The remote cache that offers it, when it comes from one.
+    pub import: Option<Arc<crate::caches::Origin>>,
 }
 
 /// A layer. Holding one is a lease: it is not removed while anyone but the store holds it.
@@ -234,6 +236,22 @@ impl Layer {
     /// Says where the archive can be had from now.
     pub fn set_provider(&self, provider: Provider) {
         *self.provider.lock() = Some(provider);
+    }
+
+    /// Offers an archive of a remote cache; whoever else offers the layer goes first.
+    pub(crate) fn offer(&self, offered: Provider) {
+        let mut provider = self.provider.lock();
+        if provider.as_ref().is_none_or(|p| p.import.is_some()) {
+            *provider = Some(offered);
+        }
+    }
+
+    /// Takes back what a remote cache offers.
+    pub(crate) fn withdraw(&self, origin: &Arc<crate::caches::Origin>) {
+        let mut provider = self.provider.lock();
+        if provider.as_ref().and_then(|p| p.import.as_ref()).is_some_and(|i| Arc::ptr_eq(i, origin)) {
+            *provider = None;
+        }
     }
 }
 

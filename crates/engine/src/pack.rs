@@ -1,6 +1,7 @@
 //! From layers to archives: what exporters and remote caches send.
 
 use crate::{
+    caches::Offered,
     domain::{BuildJob, StepError, StepErrorKind},
     layer_store::Layer,
     tree::Tree,
@@ -82,10 +83,11 @@ impl Worker {
             let record = layer.record();
             record.empty != Some(true) || record.chain.is_some()
         });
-        wanted.map(|layer| self.known_archive(layer, packing)).collect()
+        wanted.map(|layer| self.known_archive(layer, packing, &[])).collect()
     }
 
-    async fn pack_layer(
+    /// The archive of one layer of a tree; `None` when it changes nothing.
+    pub(crate) async fn pack_layer(
         self: &Arc<Self>,
         tree: &Tree,
         i: usize,
@@ -95,7 +97,7 @@ impl Worker {
         let layer = &tree.layers()[i];
         let _one = layer.packing.lock().await;
         if packing.epoch.is_none()
-            && let Some(known) = self.known_archive(layer, packing)
+            && let Some(known) = self.known_archive(layer, packing, jobs)
         {
             return Ok(Some(known));
         }
@@ -110,7 +112,7 @@ impl Worker {
     }
 
     /// An archive that exists, here or where the layer came from.
-    fn known_archive(&self, layer: &Arc<Layer>, packing: Packing) -> Option<Packed> {
+    fn known_archive(&self, layer: &Arc<Layer>, packing: Packing, jobs: &[Arc<BuildJob>]) -> Option<Packed> {
         let record = layer.record();
         let diff_id = record.diff_id.clone()?;
         let store: Arc<dyn BlobSource> = Arc::new(self.layers.content.clone());
@@ -129,7 +131,13 @@ impl Worker {
         };
         if let Some(provider) = layer.provider().filter(|p| fits(&p.descriptor)) {
             let here = self.layers.content.contains(&provider.descriptor.digest);
-            let source = if here { store } else { provider.source };
+            let source = match (&provider.import, self.source_of(&provider, jobs)) {
+                _ if here => store,
+                (None, source) => source,
+                (Some(origin), source) => {
+                    Arc::new(Offered { source, origin: origin.clone(), layer: Arc::downgrade(layer) })
+                }
+            };
             return Some(made(provider.descriptor, source));
         }
         let stored = record.blobs.values().find(|d| fits(d) && self.layers.content.contains(&d.digest))?;

@@ -1,6 +1,7 @@
 //! Bringing files here: layers are downloaded and unpacked side by side, each while its bytes arrive.
 
 use crate::{
+    caches::Origin,
     domain::{Build, BuildJob, StepError, StepErrorKind},
     layer_store::{Layer, Provider},
     tree::Tree,
@@ -131,7 +132,7 @@ impl Worker {
         below: futures::future::Shared<BoxFuture<'static, bool>>,
         audience: &Audience,
     ) -> Result<(), StepError> {
-        let (desc, source) = self.archive(layer)?;
+        let (desc, source, origin) = self.archive(layer, &audience.jobs)?;
         let snapshots = self.layers.snapshots.clone();
         // An overlay layer unpacks into a directory of its own; a native one onto the tree below it.
         let isolated = snapshots.kind() == "overlayfs";
@@ -140,15 +141,14 @@ impl Worker {
         }
         let base = if isolated { Vec::new() } else { lowers.snapshots()? };
         let active = snapshots.prepare(&base).map_err(StepError::while_doing("cannot make a snapshot"))?;
-        let (active, applied) = self.download_and_apply(active, &desc, source.as_ref(), audience).await?;
+        let applied = self.download_and_apply(active, &desc, source.as_ref(), audience).await;
+        let (active, applied) = applied.map_err(|error| lost(origin.as_ref(), layer, &desc, error))?;
         if let Some(expected) = &layer.record().diff_id
             && *expected != applied.diff_id
         {
-            return Err(StepErrorKind::Refused(format!(
-                "layer {} unpacks to {}, but the image config says {expected}",
-                desc.digest, applied.diff_id
-            ))
-            .into());
+            let reason =
+                format!("layer {} unpacks to {}, but the image config says {expected}", desc.digest, applied.diff_id);
+            return Err(lost(origin.as_ref(), layer, &desc, StepErrorKind::Refused(reason).into()));
         }
         if !below.await {
             return Err(consequence());
@@ -176,14 +176,28 @@ impl Worker {
     }
 
     /// An archive of the layer and who serves it: the store itself when the bytes are here.
-    pub(crate) fn archive(&self, layer: &Layer) -> Result<(Descriptor, Arc<dyn BlobSource>), StepError> {
+    fn archive(&self, layer: &Layer, jobs: &[Arc<BuildJob>]) -> Result<Archive, StepError> {
         if let Some(desc) = self.layers.stored_blob(layer) {
-            return Ok((desc, Arc::new(self.layers.content.clone())));
+            return Ok((desc, Arc::new(self.layers.content.clone()), None));
         }
-        let Some(Provider { descriptor, source, .. }) = layer.provider() else {
+        let Some(provider) = layer.provider() else {
             return Err(StepError::refused(format!("layer {} is neither here nor to be had from anywhere", layer.id)));
         };
-        Ok((descriptor, source))
+        let source = self.source_of(&provider, jobs);
+        let Provider { descriptor, import, .. } = provider;
+        Ok((descriptor, source, import))
+    }
+
+    /// Who serves a layer to these builds: what comes from a registry's cache is fetched with their own rights.
+    pub(crate) fn source_of(&self, provider: &Provider, jobs: &[Arc<BuildJob>]) -> Arc<dyn BlobSource> {
+        match provider.import.as_ref().and_then(|origin| origin.registry.as_ref()) {
+            Some((name, insecure)) if !jobs.is_empty() => {
+                let client = self.registry_client(jobs);
+                let client = if *insecure { client.insecure() } else { client };
+                Arc::new(client.repository(name))
+            }
+            _ => provider.source.clone(),
+        }
     }
 
     async fn download_and_apply(
@@ -217,6 +231,16 @@ impl Worker {
         audience.bar(&format!("extracting {id}"), 0, 0, started, true);
         Ok(applied)
     }
+}
+
+/// An archive, who serves it, and the remote cache that it comes from.
+type Archive = (Descriptor, Arc<dyn BlobSource>, Option<Arc<Origin>>);
+
+/// A layer that a remote cache cannot deliver is gone; the result can be made again.
+fn lost(origin: Option<&Arc<Origin>>, layer: &Layer, desc: &Descriptor, error: StepError) -> StepError {
+    let Some(origin) = origin else { return error };
+    origin.lose(layer, &desc.digest);
+    StepErrorKind::Lost { what: origin.name.clone(), source: error.to_string().into() }.into()
 }
 
 /// A layer could not be finished because one below it failed.

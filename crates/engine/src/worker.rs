@@ -68,6 +68,10 @@ pub struct Worker {
     pub locals: Locals,
     /// Settings.
     pub config: WorkerConfig,
+    /// Layers that remote caches offered and could not deliver.
+    pub(crate) losses: Arc<std::sync::atomic::AtomicU64>,
+    /// Orders exports to remote caches.
+    pub(crate) cache_locks: Arc<crate::caches::Locks>,
     pub(crate) userxattr: OnceLock<bool>,
 }
 

@@ -46,6 +46,8 @@ pub struct Record {
     pub kind: RecordKind,
     /// Which output of the step.
     pub output: usize,
+    /// What people call it; no part of its identity.
+    pub name: String,
     /// For every input the records that it may be, any of which will do.
     pub inputs: Vec<Vec<Link>>,
     /// Results, the newest first. None for what is only read by others.
@@ -184,6 +186,7 @@ struct GatheredRecord {
     digest: Digest,
     kind: RecordKind,
     output: usize,
+    name: String,
     inputs: Vec<BTreeSet<(Digest, String)>>,
     /// Stacks of layers with the time that they were made and the time until which they last.
     results: BTreeMap<Vec<Digest>, (Option<Timestamp>, Option<Timestamp>)>,
@@ -207,6 +210,7 @@ impl Normalizer {
                 digest: record.digest.clone(),
                 kind: record.kind,
                 output: record.output,
+                name: record.name.clone(),
                 inputs,
                 results: BTreeMap::new(),
             });
@@ -291,6 +295,7 @@ impl Normalizer {
                 digest: record.digest.clone(),
                 kind: record.kind,
                 output: record.output,
+                name: record.name.clone(),
                 inputs: record.inputs.iter().map(links).collect(),
                 results,
             }

@@ -1,7 +1,7 @@
 //! `application/vnd.buildkit.cacheconfig.v0`: the document, written in one way only, read from anybody.
 //!
-//! Own members beside BuildKit's, which BuildKit passes over: a record's `kind` (`content`) and `output`, a result's
-//! `expiresAt`. Traps of the format: a layer's `parent` is left out when it is 0, -1 is the bottom; `link` and `layer`
+//! Own members beside BuildKit's, which BuildKit passes over: a record's `kind` (`content`), `output` and `name`, a
+//! result's `expiresAt`. Traps of the format: a layer's `parent` is left out when it is 0, -1 is the bottom; `link` and `layer`
 //! are always there.
 
 use crate::{Cache, FormatError, Layer, Link, Record, RecordKind, StepResult};
@@ -16,6 +16,8 @@ pub const CONFIG_MEDIA_TYPE: &str = cooper_oci::media_types::CACHE_CONFIG;
 pub const MAX_CONFIG: u64 = 16 << 20;
 /// Most layers on top of each other; kernels mount fewer.
 const MAX_DEPTH: usize = 1024;
+/// Most outputs of a step.
+const MAX_OUTPUTS: usize = 4096;
 /// Most layers of all results together: bounds what a small document can blow up to.
 const MAX_EXPANDED: usize = 4 << 20;
 
@@ -62,6 +64,8 @@ struct RecordDoc {
     kind: Option<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     output: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_as_default")]
+    name: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,6 +156,7 @@ impl Cache {
                 inputs: inputs.collect(),
                 kind: (record.kind == RecordKind::Content).then(|| "content".to_owned()),
                 output: record.output as i64,
+                name: record.name.clone(),
             }
         };
         self.records.iter().map(record).collect()
@@ -299,8 +304,8 @@ fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatErr
             inputs.push(alternatives);
         }
         let kind = if doc.kind.as_deref() == Some("content") { RecordKind::Content } else { RecordKind::Step };
-        let output = usize::try_from(doc.output).unwrap_or(0);
-        cache.records.push(Record { digest: doc.digest, kind, output, inputs, results });
+        let output = within(doc.output, MAX_OUTPUTS, "record", index)?;
+        cache.records.push(Record { digest: doc.digest, kind, output, name: doc.name, inputs, results });
     }
     check_records(&cache)?;
     Ok(cache)

@@ -12,6 +12,9 @@ pub enum FormatError {
     /// Not the JSON that it should be.
     #[error("the cache document is not valid JSON of its kind: {0}")]
     Json(#[from] serde_json::Error),
+    /// Neither an image manifest nor an index.
+    #[error("what is there is neither an image manifest nor an index")]
+    Foreign,
     /// A number that points nowhere.
     #[error("{what} {index} of the cache document points to {target}, which is not there")]
     Dangling {

@@ -10,9 +10,19 @@
 mod backend;
 mod cache;
 mod config;
+mod documents;
 mod error;
+mod local;
+mod open;
+mod registry;
+mod watched;
 
 pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
 pub use cache::{Cache, Layer, Link, Record, RecordKind, StepResult};
 pub use config::{CONFIG_MEDIA_TYPE, MAX_CONFIG, parse, parse_described, parse_inline};
+pub use documents::{DESCRIPTION, boolean};
 pub use error::{Error, FormatError, Result};
+pub use local::LocalCache;
+pub use open::{Role, open_store};
+pub use registry::RegistryCache;
+pub use watched::Watched;

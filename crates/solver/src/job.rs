@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
@@ -71,6 +71,7 @@ impl<D: Domain> Solver<D> {
                 data,
                 observer,
                 imports: RwLock::default(),
+                pending: Mutex::default(),
                 cancel: CancellationToken::new(),
                 nodes: Mutex::default(),
             }),
@@ -103,17 +104,35 @@ pub struct Solved<D: Domain> {
     pub cached: bool,
 }
 
+/// What identifies a vertex.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The canonical key.
+    pub key: Key,
+    /// The definition key.
+    pub definition: Key,
+    /// The parts of the definition key, or of the canonical key when the vertex was keyed by content in this build.
+    pub record: KeyRecord,
+    /// The result belongs to one build.
+    pub volatile: bool,
+}
+
 struct JobInner<D: Domain> {
     shared: Arc<SolverShared<D>>,
     data: Arc<D::Job>,
     observer: Arc<dyn Observer>,
     imports: RwLock<Vec<Arc<dyn KeyStore<D>>>>,
+    /// Imports that are still being read; waited for only when the solver's own store has nothing.
+    pending: Mutex<Vec<Shared<BoxFuture<'static, ()>>>>,
     cancel: CancellationToken,
     nodes: Mutex<HashMap<Digest, Arc<Node<D>>>>,
 }
 
+/// How often a vertex runs again because an input turned out to be gone. Every time there are fewer left to lose.
+const MAX_REFRESHES: usize = 16;
+
 type Outcome<T, D> = Shared<BoxFuture<'static, Result<Arc<T>, SolveError<D>>>>;
-type Memo<T, D> = OnceLock<Outcome<T, D>>;
+type Memo<T, D> = Mutex<Option<Outcome<T, D>>>;
 
 struct Node<D: Domain> {
     vertex: Vertex<D>,
@@ -161,6 +180,46 @@ impl<D: Domain> Job<D> {
         self.inner.imports.write().push(store);
     }
 
+    /// Adds a read-only memory that is still on its way; `None` when it did not arrive. Reading it begins at once, and
+    /// only a vertex that the solver's own store knows nothing of waits for it.
+    pub fn add_pending_import(&self, store: impl Future<Output = Option<Arc<dyn KeyStore<D>>>> + Send + 'static) {
+        let (weak, cancel) = (Arc::downgrade(&self.inner), self.inner.cancel.clone());
+        let task = tokio::spawn(async move {
+            let store = cancel.run_until_cancelled(store).await.flatten();
+            if let (Some(store), Some(job)) = (store, weak.upgrade()) {
+                job.imports.write().push(store);
+            }
+        });
+        self.inner.pending.lock().push(task.map(drop).boxed().shared());
+    }
+
+    /// Waits until everything that is imported has arrived.
+    pub async fn imported(&self) {
+        self.inner.imported().await;
+    }
+
+    /// What identifies a vertex, when that has been found out.
+    pub fn identity(&self, vertex: &Digest) -> Option<Identity> {
+        let node = self.inner.nodes.lock().get(vertex)?.clone();
+        let keyed = node.keyed.lock().as_ref()?.peek()?.clone().ok()?;
+        Some(Identity {
+            key: keyed.canonical.clone(),
+            definition: keyed.definition.clone(),
+            record: keyed.record.clone(),
+            volatile: keyed.volatile,
+        })
+    }
+
+    /// What is kept under a key, as far as it can be had: in the solver's own store, then in what was imported.
+    pub fn load_key(&self, key: &Key) -> Option<Vec<Option<D::Result>>> {
+        self.inner.load(key, &[])
+    }
+
+    /// The parts of a key, from wherever it is known.
+    pub fn record(&self, key: &Key) -> Option<KeyRecord> {
+        self.inner.stores().iter().find_map(|store| store.record(key))
+    }
+
     /// Adds vertices. One that is known already stays; ignoring the cache is then or-ed.
     pub fn load(&self, vertices: impl IntoIterator<Item = Vertex<D>>) {
         let mut nodes = self.inner.nodes.lock();
@@ -190,20 +249,27 @@ impl<D: Domain> Job<D> {
         outcome
     }
 
+    /// Looks a result up again that turned out to be gone, and makes it when no store has it.
+    pub fn refresh(&self, edge: &Edge) {
+        if let Ok(node) = self.inner.node(&edge.vertex) {
+            self.inner.refresh(&node);
+        }
+    }
+
     /// What is known of a vertex that has been solved.
     pub fn solved(&self, vertex: &Digest) -> Option<Arc<Solved<D>>> {
         let node = self.inner.nodes.lock().get(vertex)?.clone();
-        node.solved.get()?.peek()?.clone().ok()
+        node.solved.lock().as_ref()?.peek()?.clone().ok()
     }
 
     /// The outputs of a vertex, when they are here by now: solved in this build, or kept from an earlier one. Nothing
     /// is begun.
     pub fn kept(&self, vertex: &Digest) -> Option<Vec<Option<D::Result>>> {
         let node = self.inner.nodes.lock().get(vertex)?.clone();
-        if let Some(solved) = node.solved.get().and_then(|s| s.peek()?.clone().ok()) {
+        if let Some(solved) = node.solved.lock().as_ref().and_then(|s| s.peek()?.clone().ok()) {
             return Some(solved.outputs.to_vec());
         }
-        let keyed = node.keyed.get()?.peek()?.clone().ok()?;
+        let keyed = node.keyed.lock().as_ref()?.peek()?.clone().ok()?;
         if keyed.volatile { None } else { self.inner.shared.store.load(&keyed.canonical, &[]) }
     }
 
@@ -219,8 +285,8 @@ impl<D: Domain> Node<D> {
             ignore_cache: AtomicBool::new(vertex.ignore_cache),
             vertex,
             needed: Mutex::default(),
-            keyed: OnceLock::new(),
-            solved: OnceLock::new(),
+            keyed: Mutex::default(),
+            solved: Mutex::default(),
             reported: AtomicBool::new(false),
         }
     }
@@ -241,17 +307,17 @@ impl<D: Domain> JobInner<D> {
         memo: &Memo<T, D>,
         work: impl Future<Output = Result<Arc<T>, SolveError<D>>> + Send + 'static,
     ) -> Outcome<T, D> {
-        memo.get_or_init(|| {
-            let cancel = self.cancel.clone();
-            let task =
-                tokio::spawn(
-                    async move { cancel.run_until_cancelled(work).await.unwrap_or(Err(SolveError::Cancelled)) },
-                );
-            async move { task.await.unwrap_or_else(|e| Err(SolveError::Internal(e.to_string().into()))) }
-                .boxed()
-                .shared()
-        })
-        .clone()
+        memo.lock()
+            .get_or_insert_with(|| {
+                let cancel = self.cancel.clone();
+                let task = tokio::spawn(async move {
+                    cancel.run_until_cancelled(work).await.unwrap_or(Err(SolveError::Cancelled))
+                });
+                async move { task.await.unwrap_or_else(|e| Err(SolveError::Internal(e.to_string().into()))) }
+                    .boxed()
+                    .shared()
+            })
+            .clone()
     }
 
     fn keyed(self: &Arc<Self>, node: &Arc<Node<D>>) -> Outcome<Keyed, D> {
@@ -310,7 +376,7 @@ impl<D: Domain> JobInner<D> {
             return Ok(keyed(definition.clone(), record));
         }
         let ignore = node.ignore_cache.load(Ordering::Relaxed);
-        if !ignore && let Some(alias) = self.best_alias(&definition, node) {
+        if !ignore && let Some(alias) = self.best_alias(&definition, node).await {
             return Ok(keyed(alias, record));
         }
         if !map.dependencies.iter().any(|d| d.content) {
@@ -363,9 +429,27 @@ impl<D: Domain> JobInner<D> {
         join_all(runs).await;
     }
 
-    /// The newest alias with results, else the newest.
-    fn best_alias(&self, definition: &Key, node: &Node<D>) -> Option<Key> {
+    async fn imported(&self) {
+        let pending = std::mem::take(&mut *self.pending.lock());
+        if !pending.is_empty() {
+            // Others wait for the same until it has arrived.
+            self.pending.lock().extend(pending.iter().cloned());
+            join_all(pending.iter().cloned()).await;
+            self.pending.lock().retain(|one| one.peek().is_none());
+        }
+    }
+
+    /// The newest alias with results, else the newest. Imports are waited for only when there are no results here.
+    async fn best_alias(&self, definition: &Key, node: &Node<D>) -> Option<Key> {
         let needed = node.needed();
+        let own = &self.shared.store;
+        if own.load(definition, &needed).is_some() {
+            return own.aliases(definition).into_iter().find(|alias| own.load(alias, &needed).is_some());
+        }
+        if let Some(alias) = own.aliases(definition).into_iter().find(|alias| own.load(alias, &needed).is_some()) {
+            return Some(alias);
+        }
+        self.imported().await;
         let mut first = None;
         for store in self.stores() {
             for alias in store.aliases(definition) {
@@ -408,9 +492,18 @@ impl<D: Domain> JobInner<D> {
     ) -> Result<KeyRecord, SolveError<D>> {
         let wanted = map.dependencies.iter().zip(&node.vertex.inputs).enumerate().filter(|(_, (d, _))| d.content);
         let digests = wanted.map(|(i, (_, edge))| async move {
-            let result = self.clone().edge(edge.clone()).await?;
-            let digest = node.vertex.op.content_digest(i, &result, &self.context(node)).await;
-            Ok((i, digest.map_err(|e| self.failed(node, None, node.fail(e)))?))
+            let mut attempt = 0;
+            loop {
+                let result = self.clone().edge(edge.clone()).await?;
+                match node.vertex.op.content_digest(i, &result, &self.context(node)).await {
+                    Ok(digest) => return Ok((i, digest)),
+                    Err(error) if D::is_lost(&error) && attempt < MAX_REFRESHES => {
+                        attempt += 1;
+                        self.refresh_inputs(node);
+                    }
+                    Err(error) => return Err(self.failed(node, None, node.fail(error))),
+                }
+            }
         });
         for (i, digest) in try_join_all(digests).await? {
             record.inputs[i] = KeyInput::Content(digest);
@@ -430,40 +523,64 @@ impl<D: Domain> JobInner<D> {
         let ignore = node.ignore_cache.load(Ordering::Relaxed);
         if !ignore
             && !keyed.volatile
-            && let Some(outputs) = self.load_kept(&keyed, node)
+            && let Some(outputs) = self.load_kept(&keyed, node).await
         {
             self.report_cached(&node.vertex.digest);
             return Ok(solved(outputs, true));
         }
-        let inputs = node.vertex.inputs.iter().map(|edge| self.clone().edge(edge.clone()));
-        let inputs = try_join_all(inputs).await?;
-        for edge in &node.vertex.inputs {
-            self.report_cached(&edge.vertex);
-        }
-        let (own, shared, run_key) = (node.clone(), self.shared.clone(), keyed.clone());
-        let joined = self.shared.running.join(&keyed.canonical.0, self.member(node), move |cx| async move {
-            shared.run(&own, &run_key, ignore, inputs, cx).await
-        });
-        match joined.wait().await {
-            Ok(outputs) => {
-                if node.vertex.op.resolves() {
-                    node.reported.store(true, Ordering::Relaxed);
-                } else {
-                    self.report(node, joined.started(), false, None);
-                }
-                Ok(solved(outputs, false))
+        let mut attempt = 0;
+        loop {
+            let inputs = node.vertex.inputs.iter().map(|edge| self.clone().edge(edge.clone()));
+            let inputs = try_join_all(inputs).await?;
+            for edge in &node.vertex.inputs {
+                self.report_cached(&edge.vertex);
             }
-            Err(error) => Err(self.failed(node, joined.started(), error)),
+            let (own, shared, run_key) = (node.clone(), self.shared.clone(), keyed.clone());
+            let joined = self.shared.running.join(&keyed.canonical.0, self.member(node), move |cx| async move {
+                shared.run(&own, &run_key, ignore, inputs, cx).await
+            });
+            match joined.wait().await {
+                Ok(outputs) => {
+                    if node.vertex.op.resolves() {
+                        node.reported.store(true, Ordering::Relaxed);
+                    } else {
+                        self.report(node, joined.started(), false, None);
+                    }
+                    return Ok(solved(outputs, false));
+                }
+                Err(error) if error.is_lost() && attempt < MAX_REFRESHES => {
+                    attempt += 1;
+                    self.refresh_inputs(node);
+                }
+                Err(error) => return Err(self.failed(node, joined.started(), error)),
+            }
         }
     }
 
-    fn load_kept(&self, keyed: &Keyed, node: &Node<D>) -> Option<Arc<Vec<Option<D::Result>>>> {
+    /// Looks up again what inputs turned out not to have.
+    fn refresh_inputs(&self, node: &Node<D>) {
+        for input in node.vertex.inputs.iter().filter_map(|edge| self.node(&edge.vertex).ok()) {
+            self.refresh(&input);
+        }
+    }
+
+    fn refresh(&self, node: &Node<D>) {
+        let keyed = node.keyed.lock().as_ref().and_then(|k| k.peek()?.clone().ok());
+        if keyed.is_some_and(|k| k.volatile || self.load(&k.canonical, &node.needed()).is_none()) {
+            *node.solved.lock() = None;
+        }
+    }
+
+    async fn load_kept(&self, keyed: &Keyed, node: &Node<D>) -> Option<Arc<Vec<Option<D::Result>>>> {
         let needed = node.needed();
         if let Some(outputs) = self.shared.store.load(&keyed.canonical, &needed) {
             return Some(Arc::new(outputs));
         }
-        let outputs = self.imports.read().iter().find_map(|s| s.load(&keyed.canonical, &needed))?;
-        self.shared.store.save(&keyed.canonical, &keyed.record, &outputs);
+        self.imported().await;
+        let imports = self.imports.read().clone();
+        let (store, outputs) = imports.iter().find_map(|s| Some((s, s.load(&keyed.canonical, &needed)?)))?;
+        let record = store.record(&keyed.canonical).unwrap_or_else(|| keyed.record.clone());
+        self.shared.store.save(&keyed.canonical, &record, &outputs);
         self.shared.store.add_alias(&keyed.definition, &keyed.canonical);
         Some(Arc::new(outputs))
     }
@@ -506,7 +623,7 @@ impl<D: Domain> JobInner<D> {
         let mut queue = vec![root.clone()];
         while let Some(digest) = queue.pop() {
             let Ok(node) = self.node(&digest) else { continue };
-            let under_way = node.solved.get().is_some_and(|s| s.peek().is_none()) && digest != *root;
+            let under_way = node.solved.lock().as_ref().is_some_and(|s| s.peek().is_none()) && digest != *root;
             if under_way || node.reported.swap(true, Ordering::Relaxed) {
                 continue;
             }

@@ -22,7 +22,7 @@ mod store;
 mod tests;
 
 pub use context::OpContext;
-pub use job::{Job, Solved, Solver, SolverOptions};
+pub use job::{Identity, Job, Solved, Solver, SolverOptions};
 pub use key::{Key, KeyInput, KeyRecord};
 pub use op::{CacheMap, Dependency, Domain, Edge, Op, SolveError, Vertex};
 pub use progress::{Event, Observer, StatusUpdate, VertexUpdate, Warning};

@@ -13,6 +13,13 @@ pub trait Domain: Sized + Send + Sync + 'static {
     type Job: Send + Sync + 'static;
     /// How an operation fails.
     type Error: Error + Send + Sync + 'static;
+
+    /// Whether an operation failed because one of its inputs, which had been taken from a store, turned out to be gone.
+    /// The input is then looked up again, and made when the store has it no more.
+    fn is_lost(error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 /// One operation. The scheduler calls `cache_map` once per build, `run` at most once per key at a time.
@@ -112,6 +119,13 @@ pub enum SolveError<D: Domain> {
     NoOutput(Edge),
     /// A task of the scheduler ended abnormally: a defect.
     Internal(Arc<str>),
+}
+
+impl<D: Domain> SolveError<D> {
+    /// Whether an input turned out to be gone.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Op { error, .. } if D::is_lost(error))
+    }
 }
 
 impl<D: Domain> Clone for SolveError<D> {

@@ -13,6 +13,11 @@ pub trait KeyStore<D: Domain>: Send + Sync {
     /// The results under a canonical key, one entry per output. `None` when nothing is kept, or when an output in
     /// `needed` cannot be had any more: a missing blob is a miss, never an error.
     fn load(&self, key: &Key, needed: &[usize]) -> Option<Vec<Option<D::Result>>>;
+    /// The parts that a canonical key was made of, when they are known.
+    fn record(&self, key: &Key) -> Option<KeyRecord> {
+        let _ = key;
+        None
+    }
     /// Remembers results and the parts of their key.
     fn save(&self, key: &Key, record: &KeyRecord, outputs: &[Option<D::Result>]);
 }

@@ -2,10 +2,12 @@
 
 use super::{BUILDKIT_VERSION, DOCKERFILE_VERSION, PACKAGE};
 use cooper_engine::{
-    BuildRequest, ExporterSpec, FrontendRequest, GcPolicy, PruneRequest, SourcePolicy, UsageRecord, WorkerInfo,
+    BuildRequest, CacheSpec, ExporterSpec, FrontendRequest, GcPolicy, PruneRequest, SourcePolicy, UsageRecord,
+    WorkerInfo,
 };
 use cooper_wire::{control, types};
 use prost_types::Timestamp;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// A point in time.
@@ -21,6 +23,7 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
     if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
         exporters.push(ExporterSpec { kind: request.exporter_deprecated, attrs: request.exporter_attrs_deprecated });
     }
+    let (cache_imports, cache_exports) = caches(request.cache.unwrap_or_default());
     BuildRequest {
         id: request.r#ref,
         session: request.session,
@@ -36,7 +39,25 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
             rules: request.source_policy.into_iter().collect(),
             session: request.source_policy_session,
         },
+        cache_imports,
+        cache_exports,
     }
+}
+
+/// Remote caches to read and to write; old clients know registries only.
+fn caches(options: control::CacheOptions) -> (Vec<CacheSpec>, Vec<CacheSpec>) {
+    let spec = |e: control::CacheOptionsEntry| CacheSpec { kind: e.r#type, attrs: e.attrs };
+    let registry = |reference: String, attrs: BTreeMap<String, String>| CacheSpec {
+        kind: "registry".to_owned(),
+        attrs: [("ref".to_owned(), reference)].into_iter().chain(attrs).collect(),
+    };
+    let mut imports: Vec<CacheSpec> = options.imports.into_iter().map(spec).collect();
+    imports.extend(options.import_refs_deprecated.into_iter().map(|r| registry(r, BTreeMap::new())));
+    let mut exports: Vec<CacheSpec> = options.exports.into_iter().map(spec).collect();
+    if !options.export_ref_deprecated.is_empty() {
+        exports.push(registry(options.export_ref_deprecated, options.export_attrs_deprecated));
+    }
+    (imports, exports)
 }
 
 /// A record of `du`.

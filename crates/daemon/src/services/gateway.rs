@@ -2,7 +2,7 @@
 
 use super::{convert, error, process};
 use cooper_engine::{
-    Attestation, BuildError, BuildResult, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
+    Attestation, BuildError, BuildResult, CacheSpec, Engine, FrontendRequest, Gateway, Ref, Refs, SourceRanges,
     bridge::{DirQuery, ResolveOptions, SolveRequest},
     containers::ContainerRequest,
 };
@@ -150,6 +150,8 @@ impl LlbBridge for GatewayService {
         let gateway = self.build(&request).await?;
         let request = request.into_inner();
         let inline = request.allow_result_return;
+        let specs = request.cache_imports.into_iter().map(|e| CacheSpec { kind: e.r#type, attrs: e.attrs });
+        let imports = specs.collect();
         let result = gateway
             .bridge()
             .solve(SolveRequest {
@@ -158,6 +160,7 @@ impl LlbBridge for GatewayService {
                 request: FrontendRequest { opts: request.frontend_opt, inputs: request.frontend_inputs },
                 evaluate: request.evaluate,
                 policies: request.source_policies,
+                imports,
             })
             .await
             .map_err(|error| failed_step(&gateway, error))?;

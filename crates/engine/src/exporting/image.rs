@@ -4,6 +4,7 @@ use super::{progress::Bars, statements};
 use crate::{
     bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::BuildError,
+    caches::inline_records,
     compatibility::Compatibility,
     domain::StepError,
     internal_step::Step,
@@ -251,12 +252,14 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
         let jobs = std::slice::from_ref(bridge.job());
         let packed = bridge.worker().pack_above(&tree, &base, packing, jobs).await?;
         let packed: Vec<Packed> = packed.into_iter().flatten().collect();
+        let records = root_of(result, &platform).filter(|_| bridge.inline_cache());
+        let records = records.and_then(|root| inline_records(bridge, root, &packed));
         blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
         images.push(Image {
             layers: packed.iter().map(layer).collect(),
             config: entry("containerimage.config"),
             base_config: entry("containerimage.base.config"),
-            inline_cache: entry("containerimage.inlinecache"),
+            inline_cache: records.map(Bytes::from).or_else(|| entry("containerimage.inlinecache")),
             epoch,
             attest: None,
             platform,
@@ -274,6 +277,12 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     let image = assemble(&Input { images, several }, attrs)?;
     let names = Names::of(attrs, own, &image.root.digest);
     Ok(Made { image, blobs: Blobs(blobs), names })
+}
+
+/// The ref behind a platform of a result.
+fn root_of<'a>(result: &'a BuildResult, platform: &PlatformEntry) -> Option<&'a Ref> {
+    let refs: BTreeMap<&str, Option<&Ref>> = result.refs.iter().into_iter().collect();
+    refs.get(platform.id.as_str()).or_else(|| refs.get("")).copied().flatten()
 }
 
 fn layer(packed: &Packed) -> LayerBlob {

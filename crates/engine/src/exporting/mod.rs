@@ -23,6 +23,7 @@ pub struct ExporterSpec {
 }
 
 /// An exporter with its attributes read.
+#[derive(Clone)]
 pub enum Exporter {
     /// Into the local image store, and to a registry when asked for.
     Image(Box<cooper_export::ImageAttrs>),

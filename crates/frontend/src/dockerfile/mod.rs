@@ -3,6 +3,7 @@
 //! Lives here: everything about a Dockerfile build that needs the engine. The language itself is another crate's.
 
 mod build;
+mod caches;
 mod caps;
 mod context;
 mod error;
@@ -72,6 +73,7 @@ impl Frontend for Dockerfile {
         if let Err(unknown) = forwardable {
             return Err(unknown.error());
         }
+        bridge.import_caches(caches::imports(&request.opts)?);
         let prepared = Prepared { bridge, request: &request, main: &main, files: &files, source: &source };
         match request.opts.get(requests::KEY) {
             Some(id) => requests::answer(&prepared, id).await,
