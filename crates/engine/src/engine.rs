@@ -351,7 +351,7 @@ impl Engine {
             cooper_attest::Wanted::parse(&request.request.opts).map_err(|e| BuildError::refused(e.to_string()))?;
         let mut data =
             BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
-        let driven = request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty());
+        let driven = request.frontend.is_empty() && request.definition.is_none();
         data.policy = request.policy.clone();
         data.compatibility = compatibility;
         let asked = Asked::new(&request.frontend, &request.request);

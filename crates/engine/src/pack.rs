@@ -41,24 +41,8 @@ pub struct Packed {
 }
 
 impl Worker {
-    /// Archives of every layer of a tree, the bottom first; layers that change nothing are `None`.
-    pub async fn pack(
-        self: &Arc<Self>,
-        tree: &Tree,
-        packing: Packing,
-        jobs: &[Arc<BuildJob>],
-    ) -> Result<Vec<Option<Packed>>, StepError> {
-        let tree = self.own(tree)?;
-        let mut packed = Vec::with_capacity(tree.layers().len());
-        // One after the other: each uses all processors.
-        for i in 0..tree.layers().len() {
-            packed.push(self.pack_layer(&tree, i, packing, jobs).await?);
-        }
-        Ok(packed)
-    }
-
-    /// As [`Worker::pack`], but for the bottom layers that are those of a base image: they keep their times, and with
-    /// them their identity.
+    /// Archives of every layer of a tree, the bottom first; layers that change nothing are `None`. The bottom layers that
+    /// are those of a base image keep their times, and with them their identity.
     pub async fn pack_above(
         self: &Arc<Self>,
         tree: &Tree,

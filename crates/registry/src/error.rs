@@ -232,7 +232,8 @@ impl Error {
         } else if text.contains("invalid peer certificate") {
             format!(" (add the authority that signed it to ca in the [registry] table of {host})")
         } else if text.contains("dns error") {
-            format!(" (is {host:?} the right name, and is there a network?)")
+            // Tools know a name that nobody knows by these words.
+            format!(": dial tcp: lookup {host}: no such host (is {host:?} the right name, and is there a network?)")
         } else if text.contains("Connection refused") {
             format!(" (is a registry running at {host}?)")
         } else {
