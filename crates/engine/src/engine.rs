@@ -7,7 +7,7 @@ use crate::{
     caches::{self, CacheExport, CacheSpec},
     compatibility::Compatibility,
     domain::{Build, BuildJob},
-    exporting::{Exporter, ExporterSpec, made},
+    exporting::{Exporter, ExporterSpec, made, verify, warn},
     frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
     history::{DescribeError, History, HistoryLimits, Recording, SpanSink, TraceContext},
@@ -172,6 +172,8 @@ pub struct BuildRequest {
     pub trace: Option<TraceContext>,
     /// Which sources the build may use.
     pub policy: SourcePolicy,
+    /// Whether the client's session is asked for more exporters once there is a result.
+    pub session_exporters: bool,
     /// Which release's habits the build wants, as the protocol numbers them; 0: the current one's.
     pub compatibility: i64,
     /// Remote caches to read.
@@ -354,13 +356,21 @@ impl Engine {
         let driven = request.frontend.is_empty() && request.definition.is_none();
         data.policy = request.policy.clone();
         data.compatibility = compatibility;
+        let requested = verify::Requested::of(&request.request.opts);
         let asked = Asked::new(&request.frontend, &request.request);
         data.keep_failed = driven.into();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data), asked);
         bridge.import_caches(request.cache_imports);
         let caches = caches::open_exports(bridge.clone(), request.cache_exports).await?;
+        // The client's side of the build stays open until the end: exporters of its session may read the result by it.
+        let mut open = None;
         let mut result = if driven {
-            self.driven(running, &bridge, request.request).await?
+            let gateway = self.open_gateway(running, &bridge, request.request);
+            let returned = open.insert(gateway).result().await;
+            if returned.is_err() {
+                Self::close(open.take()).await;
+            }
+            returned?
         } else {
             bridge
                 .solve(SolveRequest {
@@ -382,7 +392,11 @@ impl Engine {
         if let Some(params) = &wanted.provenance {
             provenance::attest(&bridge, &captured, params, &mut result)?;
         }
-        let exported = self.export(&bridge, recording, result, exporters, caches).await;
+        requested.note(&mut result);
+        let ask_session = request.session_exporters;
+        let outgoing = Outgoing { exporters, caches, requested, ask_session };
+        let exported = self.export(&bridge, recording, &result, outgoing).await;
+        Self::close(open).await;
         if let Some(recording) = recording {
             let builder_id = wanted.provenance.as_ref().and_then(|p| p.get("builder-id")).unwrap_or_default();
             recording.provenance(provenance::for_history(&bridge, &captured, builder_id)?);
@@ -390,32 +404,51 @@ impl Engine {
         exported
     }
 
-    /// Waits while the client builds through the gateway, until it returns a result.
-    async fn driven(
-        &self,
-        running: &Registered,
-        bridge: &Bridge,
-        request: FrontendRequest,
-    ) -> Result<BuildResult, BuildError> {
+    /// Lets the client build through the gateway.
+    fn open_gateway(&self, running: &Registered, bridge: &Bridge, request: FrontendRequest) -> OpenGateway {
         let (gateway, returned) = Gateway::new(bridge.clone(), request.inputs);
         let driven = Driven(gateway.clone());
         if let Some(entry) = self.inner.builds.lock().get_mut(&running.id) {
             entry.gateway = Some(gateway);
         }
         self.inner.arrived.notify_waiters();
-        let returned = returned.await;
-        driven.0.close().await;
-        returned.unwrap_or_else(|_| Err(BuildError::refused("no result for incomplete build")))
+        OpenGateway { driven, returned }
+    }
+
+    async fn close(gateway: Option<OpenGateway>) {
+        if let Some(gateway) = gateway {
+            gateway.driven.0.close().await;
+        }
+    }
+
+    /// What the client's session wants exported beside what was asked for at first.
+    async fn session_exporters(&self, bridge: &Bridge, result: &BuildResult) -> Result<Vec<Exporter>, BuildError> {
+        let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
+        let refs = result.refs.iter().into_iter().filter_map(|(_, r)| Some(r?.id().to_owned())).collect();
+        let found = session.find_exporters(result.metadata.clone(), refs).await?;
+        let spec = |e: cooper_wire::exporter::ExporterRequest| ExporterSpec { kind: e.r#type, attrs: e.attrs };
+        found.into_iter().map(|e| Exporter::parse(&spec(e))).collect()
     }
 
     async fn export(
         &self,
         bridge: &Bridge,
         recording: &mut Option<Recording>,
-        result: BuildResult,
-        exporters: Vec<Exporter>,
-        caches: Vec<CacheExport>,
+        result: &BuildResult,
+        outgoing: Outgoing,
     ) -> Result<BuildResponse, BuildError> {
+        let Outgoing { mut exporters, caches, requested, ask_session } = outgoing;
+        if ask_session {
+            exporters.extend(self.session_exporters(bridge, result).await?);
+        }
+        let mut warnings = verify::platforms(&requested, result)?;
+        if exporters.is_empty() && !warnings.is_empty() {
+            crate::internal_step::run(bridge.status(), "Verifying build result", async |step| {
+                warn(bridge, step.vertex(), &warnings);
+                Ok::<_, BuildError>(())
+            })
+            .await?;
+        }
         let mut metadata: BTreeMap<String, String> = result
             .metadata
             .iter()
@@ -423,13 +456,18 @@ impl Engine {
             .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
             .collect();
         for (index, exporter) in exporters.into_iter().enumerate() {
-            let response = export_once(bridge, index, &result, exporter).await?;
+            let warnings = std::mem::take(&mut warnings);
+            let response = export_once(bridge, index, result, exporter, &warnings).await?;
             if let (Some(recording), Some(image)) = (recording.as_mut(), made(&response)) {
                 recording.exported(index, image);
             }
             metadata.extend(response);
         }
-        metadata.extend(caches::run_exports(bridge, caches, &result).await?);
+        metadata.extend(caches::run_exports(bridge, caches, result).await?);
+        if ask_session {
+            let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
+            session.finalize_export(metadata.clone()).await?;
+        }
         Ok(BuildResponse { metadata })
     }
 
@@ -502,11 +540,12 @@ async fn export_once(
     index: usize,
     result: &BuildResult,
     exporter: Exporter,
+    warnings: &[String],
 ) -> Result<BTreeMap<String, String>, BuildError> {
     let losses = || bridge.worker().losses.load(std::sync::atomic::Ordering::Relaxed);
     for _ in 0..caches::MAX_REBUILDS {
         let before = losses();
-        match exporter.clone().run(bridge, index, result).await {
+        match exporter.clone().run(bridge, index, result, warnings).await {
             Err(_) if losses() > before => {
                 for (_, root) in result.refs.iter() {
                     if let Some(root) = root {
@@ -517,7 +556,30 @@ async fn export_once(
             outcome => return outcome,
         }
     }
-    exporter.run(bridge, index, result).await
+    exporter.run(bridge, index, result, warnings).await
+}
+
+/// Everything that leaves with a result.
+struct Outgoing {
+    exporters: Vec<Exporter>,
+    caches: Vec<CacheExport>,
+    requested: verify::Requested,
+    /// Whether the client's session is asked for more exporters.
+    ask_session: bool,
+}
+
+/// The client's side of a build that it drives itself.
+struct OpenGateway {
+    driven: Driven,
+    returned: tokio::sync::oneshot::Receiver<crate::gateway::Returned>,
+}
+
+impl OpenGateway {
+    /// Waits until the client returns a result.
+    async fn result(&mut self) -> Result<BuildResult, BuildError> {
+        let returned = (&mut self.returned).await;
+        returned.unwrap_or_else(|_| Err(BuildError::refused("no result for incomplete build")))
+    }
 }
 
 /// A build's place in the list of running ones; dropping it ends the build's log, too.

@@ -32,6 +32,7 @@ mod log_mask;
 mod meta;
 mod ops;
 mod pack;
+mod pack_seekable;
 mod policy;
 mod policy_check;
 mod provenance;

@@ -23,6 +23,8 @@ pub struct Packing {
     pub level: Option<i32>,
     /// Whether archives that exist in another compression are made anew.
     pub force: bool,
+    /// Whether gzip archives that have to be made are seekable (eStargz).
+    pub seekable: bool,
     /// Latest modification time of files, in seconds since the epoch.
     pub epoch: Option<i64>,
 }
@@ -91,7 +93,13 @@ impl Worker {
             return Ok(None);
         }
         let (worker, layer) = (self.clone(), layer.clone());
-        let work = move || worker.make_archive(&below, &layer, packing);
+        let work = move || {
+            if packing.seekable {
+                worker.make_seekable(&below, &layer, packing)
+            } else {
+                worker.make_archive(&below, &layer, packing)
+            }
+        };
         tokio::task::spawn_blocking(work).await.map_err(StepError::while_doing("packing a layer ended abnormally"))?
     }
 
@@ -106,12 +114,19 @@ impl Worker {
             source,
             layer: layer.clone(),
         };
-        let wanted = record.blobs.get(&key(packing)).filter(|d| self.layers.content.contains(&d.digest));
+        let wanted = record
+            .blobs
+            .get(&key(packing))
+            .filter(|_| !packing.seekable)
+            .filter(|d| self.layers.content.contains(&d.digest));
         if let Some(desc) = wanted {
             return Some(made(desc.clone(), store));
         }
         let fits = |desc: &Descriptor| {
-            !packing.force || Compression::of_media_type(&desc.media_type) == Some(packing.compression)
+            let seekable = desc.annotations.contains_key(cooper_layer::estargz_annotations::TOC_DIGEST);
+            !packing.force
+                || Compression::of_media_type(&desc.media_type) == Some(packing.compression)
+                    && seekable == packing.seekable
         };
         if let Some(provider) = layer.provider().filter(|p| fits(&p.descriptor)) {
             let here = self.layers.content.contains(&provider.descriptor.digest);
@@ -207,13 +222,13 @@ impl Worker {
         Ok((ingest, info.map_err(StepError::while_doing(doing()))?, 1))
     }
 
-    fn archive_ingest(&self) -> Result<Ingest, StepError> {
+    pub(crate) fn archive_ingest(&self) -> Result<Ingest, StepError> {
         let name = format!("pack-{}", crate::layer_store::random_id());
         self.layers.content.ingest(&name).map_err(StepError::while_doing("cannot begin an archive"))
     }
 }
 
-fn encoding(packing: Packing) -> Encoding {
+pub(crate) fn encoding(packing: Packing) -> Encoding {
     Encoding { level: packing.level, ..Encoding::new(packing.compression) }
 }
 
@@ -225,7 +240,7 @@ fn key(packing: Packing) -> String {
     }
 }
 
-fn diff(
+pub(crate) fn diff(
     source: &DiffSource,
     out: &mut dyn std::io::Write,
     options: &DiffOptions,

@@ -33,6 +33,8 @@ pub struct ImageAttrs {
     pub oci_artifact: Option<bool>,
     /// `attestation-inline`, when given.
     pub attestation_inline: Option<bool>,
+    /// `attestation-storage`
+    pub attestation_storage: AttestationStorage,
     /// `prefer-nondist-layers`
     pub prefer_nondist_layers: bool,
     /// `compression` with its level and force.
@@ -47,6 +49,16 @@ pub struct ImageAttrs {
     pub annotations: Annotations,
     /// Everything else.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Where statements about an image go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AttestationStorage {
+    /// `index`: a manifest beside the image's in an index over both.
+    #[default]
+    Index,
+    /// `referrers`: manifests that refer to the image's, for consumers that stumble over indexes.
+    Referrers,
 }
 
 /// How layers are compressed.
@@ -119,6 +131,16 @@ impl ImageAttrs {
             "oci-mediatypes" => self.oci_media_types = Some(boolean(key, value)?),
             "oci-artifact" => self.oci_artifact = Some(boolean(key, value)?),
             "attestation-inline" => self.attestation_inline = Some(boolean(key, value)?),
+            "attestation-storage" => {
+                self.attestation_storage = match value {
+                    "" | "index" => AttestationStorage::Index,
+                    "referrers" => AttestationStorage::Referrers,
+                    _ => {
+                        let (key, value) = (key.to_owned(), value.to_owned());
+                        return Err(Error::Attribute { key, value, expected: "index or referrers" });
+                    }
+                }
+            }
             "prefer-nondist-layers" => self.prefer_nondist_layers = boolean(key, value)?,
             "compression" => {
                 self.compression.kind = compression(key, value)?;

@@ -18,7 +18,9 @@ mod response;
 mod tree;
 pub mod write;
 
-pub use attrs::{AnnotationSet, Annotations, CompressionChoice, CompressionKind, FsAttrs, ImageAttrs, LocalMode};
+pub use attrs::{
+    AnnotationSet, Annotations, AttestationStorage, CompressionChoice, CompressionKind, FsAttrs, ImageAttrs, LocalMode,
+};
 pub use error::{Error, Result};
 pub use names::Names;
 pub use platforms::{PlatformEntry, Platforms};

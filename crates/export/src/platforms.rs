@@ -37,9 +37,9 @@ impl Platforms {
     pub fn parse(platforms: Option<&[u8]>, config: Option<&[u8]>) -> Result<Self> {
         let fail = |text: &str| Err(Error::Platforms(text.to_owned()));
         let Some(bytes) = platforms else { return Self::of_config(config) };
-        let document: Document =
+        let document: Option<Document> =
             serde_json::from_slice(bytes).map_err(|e| Error::Platforms(format!("failed to parse platforms: {e}")))?;
-        let entries = document.platforms.unwrap_or_default();
+        let entries = document.and_then(|d| d.platforms).unwrap_or_default();
         if entries.is_empty() {
             return fail("invalid empty platforms index for exporter");
         }

@@ -43,7 +43,7 @@ impl Encoding {
         Self { compression, level: None, threads: 0 }
     }
 
-    fn level(&self) -> Result<i32> {
+    pub(crate) fn level(&self) -> Result<i32> {
         let (level, max) = match self.compression {
             Compression::Uncompressed => return Ok(0),
             Compression::Gzip => (self.level.unwrap_or(GZIP_LEVEL), 9),
@@ -143,23 +143,22 @@ pub fn recompress(
     to: &Encoding,
     sink: impl Write + Send,
 ) -> Result<BlobInfo> {
-    let mut stream = decompress(reader, from)?;
-    let (info, ()) = write_blob(
-        |out| {
-            let mut buffer = vec![0; 256 * 1024];
-            loop {
-                match stream.read(&mut buffer) {
-                    Ok(0) => return Ok(()),
-                    Ok(count) => out.write_all(&buffer[..count]).map_err(Error::Write)?,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(Error::Read(e)),
-                }
-            }
-        },
-        to,
-        sink,
-    )?;
+    let (info, ()) = write_blob(|out| copy_plain(reader, from, out), to, sink)?;
     Ok(info)
+}
+
+/// Decompresses a blob (the compression told from its first bytes when `from` is `None`) into `out`.
+pub fn copy_plain(reader: impl Read + Send, from: Option<Compression>, out: &mut dyn Write) -> Result<()> {
+    let mut stream = decompress(reader, from)?;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => out.write_all(&buffer[..count]).map_err(Error::Write)?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::Read(e)),
+        }
+    }
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {

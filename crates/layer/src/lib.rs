@@ -11,6 +11,7 @@ mod chunks;
 mod compression;
 pub mod diff;
 mod error;
+mod estargz;
 mod lower;
 #[cfg(test)]
 mod roundtrip;
@@ -19,8 +20,9 @@ pub mod tar;
 mod testing;
 
 pub use apply::{Applied, ApplyOptions, PendingLink, Whiteouts, apply, finish};
-pub use blob::{BlobInfo, Encoding, recompress, write_blob};
+pub use blob::{BlobInfo, Encoding, copy_plain, recompress, write_blob};
 pub use compression::{Compression, decompress};
 pub use diff::{DiffOptions, DiffStats, Mtimes, diff_overlay, diff_trees};
 pub use error::{Error, Result};
+pub use estargz::{annotations as estargz_annotations, write_estargz};
 pub use lower::lower_view;

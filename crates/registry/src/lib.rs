@@ -17,6 +17,7 @@ mod download;
 mod error;
 mod hosts;
 mod push;
+mod referrers;
 mod request;
 mod resolve;
 mod segments;

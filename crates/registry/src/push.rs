@@ -59,6 +59,8 @@ impl fmt::Debug for Progress {
 
 const OCTETS: &str = "application/octet-stream";
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Set by registries that list manifests by their subjects.
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 impl Client {
     /// Makes sure that `name`'s repository has the blob `desc`: asks for it, tries to mount it from the
@@ -103,6 +105,16 @@ impl Client {
 
     /// Stores a manifest or index under `name`'s tag, or under its digest when it has no tag.
     pub async fn push_manifest(&self, name: &ImageRef, media_type: &str, bytes: Bytes) -> Result<Descriptor, Error> {
+        Ok(self.put_manifest(name, media_type, bytes).await?.0)
+    }
+
+    /// The same; tells, too, whether the registry lists the manifest with those of its subject.
+    pub(crate) async fn put_manifest(
+        &self,
+        name: &ImageRef,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<(Descriptor, bool), Error> {
         let desc = Descriptor::of(media_type, &bytes);
         let endpoint = self.push_endpoint(name)?;
         let selector = name.tag().map_or_else(|| desc.digest.to_string(), str::to_owned);
@@ -114,13 +126,14 @@ impl Client {
         if !answer.response.status().is_success() {
             return Err(self.refused(&endpoint, &Method::PUT, answer, &name.to_string()).await);
         }
+        let listed = answer.response.headers().contains_key(SUBJECT);
         let said = answer.response.headers().get(CONTENT_DIGEST).and_then(|v| v.to_str().ok()?.parse::<Digest>().ok());
         match said {
             Some(actual) if actual.algorithm() == desc.digest.algorithm() && actual != desc.digest => {
                 let (reference, host) = (name.to_string(), endpoint.place.host.clone());
                 Err(Error::WrongDigest { reference, host, expected: desc.digest, actual })
             }
-            _ => Ok(desc),
+            _ => Ok((desc, listed)),
         }
     }
 

@@ -34,6 +34,7 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
         entitlements: request.entitlements.into_iter().collect(),
         internal: request.internal,
         trace: None,
+        session_exporters: request.enable_session_exporter,
         compatibility: request.compatibility_version,
         policy: SourcePolicy {
             rules: request.source_policy.into_iter().collect(),

@@ -172,12 +172,7 @@ fn shown(kind: &str) -> &'static str {
     }
 }
 
-async fn run(
-    bridge: Bridge,
-    export: CacheExport,
-    result: BuildResult,
-    step: internal_step::Step,
-) -> Answer {
+async fn run(bridge: Bridge, export: CacheExport, result: BuildResult, step: internal_step::Step) -> Answer {
     let Opened { backend, before } = export.opened?;
     let prepared = step.begin("preparing build cache for export");
     let gathered = gather::gather(&bridge, &result, export.mode, export.packing).await;

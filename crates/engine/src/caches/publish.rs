@@ -73,7 +73,9 @@ async fn send_layers(backend: &Arc<dyn Backend>, gathered: &Gathered, step: &Ste
         .collect();
     let sends: Vec<BoxFuture<'static, Result<Option<Digest>, Error>>> = layers
         .into_iter()
-        .map(|(desc, source)| Box::pin(send_layer(backend.clone(), desc, source, step.clone())) as BoxFuture<'static, _>)
+        .map(|(desc, source)| {
+            Box::pin(send_layer(backend.clone(), desc, source, step.clone())) as BoxFuture<'static, _>
+        })
         .collect();
     let sends = stream::iter(sends);
     let lost: Vec<Option<Digest>> = sends.buffer_unordered(backend.parallelism().max(1)).try_collect().await?;

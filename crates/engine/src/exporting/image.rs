@@ -304,11 +304,14 @@ fn packing(attrs: &ImageAttrs) -> Result<Packing, BuildError> {
     let choice = &attrs.compression;
     let compression = match choice.kind {
         CompressionKind::Uncompressed => Compression::Uncompressed,
-        CompressionKind::Gzip => Compression::Gzip,
+        CompressionKind::Gzip | CompressionKind::Estargz => Compression::Gzip,
         CompressionKind::Zstd => Compression::Zstd,
-        CompressionKind::Estargz => {
-            return Err(BuildError::refused("compression=estargz is not supported; use gzip or zstd"));
-        }
     };
-    Ok(Packing { compression, level: choice.level, force: choice.force, epoch: None })
+    Ok(Packing {
+        compression,
+        level: choice.level,
+        force: choice.force,
+        seekable: choice.kind == CompressionKind::Estargz,
+        epoch: None,
+    })
 }

@@ -4,6 +4,7 @@ mod files;
 mod image;
 mod progress;
 mod statements;
+pub(crate) mod verify;
 
 use crate::{
     bridge::{Bridge, BuildResult},
@@ -69,9 +70,11 @@ impl Exporter {
         bridge: &Bridge,
         index: usize,
         result: &BuildResult,
+        warnings: &[String],
     ) -> Result<BTreeMap<String, String>, BuildError> {
         let status = bridge.status().clone();
         internal_step::run(&status, self.name(), |step| async move {
+            warn(bridge, step.vertex(), warnings);
             match self {
                 Self::Image(attrs) => image::to_store(bridge, *attrs, result, &step).await,
                 Self::Archive(attrs, kind) => image::to_client(bridge, *attrs, kind, index, result, &step).await,
@@ -80,6 +83,14 @@ impl Exporter {
             }
         })
         .await
+    }
+}
+
+/// Shows warnings about a result under a vertex.
+pub fn warn(bridge: &Bridge, vertex: &cooper_oci::Digest, warnings: &[String]) {
+    for short in warnings {
+        let warning = cooper_solver::Warning { level: 0, short: short.clone(), detail: Vec::new(), url: String::new() };
+        bridge.status().warn(vertex.clone(), warning, None);
     }
 }
 

@@ -129,6 +129,25 @@ pub(super) fn attestation(
     descriptor
 }
 
+/// Adds a manifest that refers to `image` for each statement about it.
+pub(super) fn referrers(attest: &dyn super::Attest, image: &Descriptor, parts: &mut Parts) {
+    for statement in attest.statements(image) {
+        let blob = parts.document(t::IN_TOTO, statement.json, "exporting attestation");
+        let noted = BTreeMap::from([(annotations::PREDICATE_TYPE.to_owned(), statement.predicate_type)]);
+        let layer = Descriptor { annotations: noted.clone(), ..blob };
+        let mut config = parts.document(t::OCI_EMPTY, EMPTY_JSON.0.to_vec(), "exporting attestation config");
+        config.data = Some(EMPTY_JSON.1.to_owned());
+        let mut manifest = ImageManifest::new(t::OCI_MANIFEST, config, vec![layer]);
+        manifest.artifact_type = Some(t::IN_TOTO.to_owned());
+        manifest.subject = Some(Descriptor::new(image.media_type.clone(), image.digest.clone(), image.size));
+        manifest.annotations.clone_from(&noted);
+        let mut listed = parts.document(t::OCI_MANIFEST, json::pretty(&manifest), "exporting attestation manifest");
+        listed.artifact_type = Some(t::IN_TOTO.to_owned());
+        listed.annotations = noted;
+        parts.referrers.push((image.digest.clone(), listed));
+    }
+}
+
 /// Adds the index over `manifests`; returns its descriptor.
 pub(super) fn index(manifests: Vec<Descriptor>, attrs: &ImageAttrs, parts: &mut Parts) -> Descriptor {
     let media_type = if attrs.oci() { t::OCI_INDEX } else { t::DOCKER_INDEX };

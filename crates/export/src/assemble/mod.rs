@@ -7,7 +7,7 @@ mod manifest;
 
 pub use manifest::{Attest, Statement};
 
-use crate::{Error, ImageAttrs, PlatformEntry, Result};
+use crate::{AttestationStorage, Error, ImageAttrs, PlatformEntry, Result};
 use bytes::Bytes;
 use cooper_oci::{Descriptor, DiffId, Digest, MediaType};
 use std::collections::BTreeSet;
@@ -76,6 +76,8 @@ pub struct Assembled {
     pub config_digest: Option<Digest>,
     /// The layers of all images, each once.
     pub layers: Vec<Descriptor>,
+    /// Manifests that refer to others: which each refers to, and its entry in lists of referrers.
+    pub referrers: Vec<(Digest, Descriptor)>,
 }
 
 impl Assembled {
@@ -105,7 +107,8 @@ impl Assembled {
 pub fn assemble(input: &Input, attrs: &ImageAttrs) -> Result<Assembled> {
     attrs.validate()?;
     check(input, attrs)?;
-    let attested = input.images.iter().any(|i| i.attest.is_some());
+    let referring = attrs.attestation_storage == AttestationStorage::Referrers;
+    let attested = !referring && input.images.iter().any(|i| i.attest.is_some());
     let mut parts = Parts::default();
     let mut manifests = Vec::with_capacity(input.images.len());
     let mut attestations = Vec::new();
@@ -116,7 +119,11 @@ pub fn assemble(input: &Input, attrs: &ImageAttrs) -> Result<Assembled> {
         };
         let (manifest, config) = manifest::image(image, attrs, epoch, &mut parts)?;
         if let Some(attest) = &image.attest {
-            attestations.push(manifest::attestation(attest.as_ref(), &manifest, attrs, &mut parts));
+            if referring {
+                manifest::referrers(attest.as_ref(), &manifest, &mut parts);
+            } else {
+                attestations.push(manifest::attestation(attest.as_ref(), &manifest, attrs, &mut parts));
+            }
         }
         manifests.push((manifest, config));
     }
@@ -149,7 +156,8 @@ fn check(input: &Input, attrs: &ImageAttrs) -> Result<()> {
         }
     }
     let indexed = !annotations.index.is_empty() || !annotations.index_descriptor.is_empty();
-    if indexed && !input.several && !attested {
+    let index = input.several || attested && attrs.attestation_storage == AttestationStorage::Index;
+    if indexed && !index {
         return Err(Error::NoIndex);
     }
     Ok(())
@@ -161,6 +169,7 @@ struct Parts {
     documents: Vec<Document>,
     layers: Vec<Descriptor>,
     seen: BTreeSet<Digest>,
+    referrers: Vec<(Digest, Descriptor)>,
 }
 
 impl Parts {
@@ -180,6 +189,7 @@ impl Parts {
     }
 
     fn finish(self, root: Descriptor, config_digest: Option<Digest>) -> Assembled {
-        Assembled { root, documents: self.documents, config_digest, layers: self.layers }
+        let Self { documents, layers, referrers, .. } = self;
+        Assembled { root, documents, config_digest, layers, referrers }
     }
 }

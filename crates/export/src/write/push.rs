@@ -4,7 +4,7 @@ use crate::assemble::{Assembled, Document};
 use crate::{Error, ImageAttrs, Progress, Result, names, step};
 use async_trait::async_trait;
 use cooper_content::{BlobSource, ByteStream, SourceError};
-use cooper_oci::{Descriptor, ImageRef, MediaType};
+use cooper_oci::{Descriptor, Digest, ImageRef, MediaType};
 use cooper_registry::Client;
 use futures::{TryStreamExt, stream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +54,10 @@ pub async fn push(
         target.clone().with_digest(image.root.digest.clone()).to_string()
     };
     step(progress, &format!("pushing manifest for {shown}"), async {
+        let referrer = |digest: &Digest| image.referrers.iter().find(|(_, listed)| listed.digest == *digest);
+        // What refers to others comes when those are there.
+        let (referring, manifests): (Vec<_>, Vec<_>) =
+            manifests.into_iter().partition(|d| referrer(&d.descriptor.digest).is_some());
         for document in manifests {
             let root = document.descriptor.digest == image.root.digest;
             let place = if root && !attrs.push_by_digest {
@@ -62,6 +66,11 @@ pub async fn push(
                 target.clone().untagged().with_digest(document.descriptor.digest.clone())
             };
             client.push_manifest(&place, &document.descriptor.media_type, document.bytes.clone()).await?;
+        }
+        for document in referring {
+            if let Some((subject, listed)) = referrer(&document.descriptor.digest) {
+                client.push_referrer(&target, subject, listed, document.bytes.clone()).await?;
+            }
         }
         Ok(())
     })

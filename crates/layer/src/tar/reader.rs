@@ -83,6 +83,21 @@ impl<R: BufRead> Reader<R> {
         Self { inner, offset: 0, data: 0, padding: 0, global: Vec::new(), current: None }
     }
 
+    /// What entries are read from. Reading from it directly confuses the reader until the archive has ended.
+    pub(crate) fn get_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
+    /// What entries were read from.
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
+    }
+
+    /// Bytes of the current entry's data that were not taken yet.
+    pub(crate) fn data_left(&self) -> u64 {
+        self.data
+    }
+
     /// The next entry; `None` at the end of the archive. Data that the last one has left is skipped.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;
