@@ -104,7 +104,7 @@ fn parse(spec: &CacheSpec) -> Result<CacheExport, BuildError> {
         spec: spec.clone(),
         mode: if attr("mode") == Some("max") { Mode::Max } else { Mode::Min },
         ignore_error: attr("ignore-error").and_then(boolean).unwrap_or(false),
-        packing: Packing { compression, level, force: flag("force-compression")?, epoch: None },
+        packing: Packing { compression, level, force: flag("force-compression")?, ..Packing::default() },
         ttl,
         opened: Err(BuildError::cancelled()),
     })
