@@ -2,7 +2,8 @@
 
 use clap::Args;
 use cooper_wire::control::{
-    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, BuildHistoryRequest, UpdateBuildHistoryRequest,
+    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, BuildHistoryRequest, BuildResultInfo, Descriptor,
+    UpdateBuildHistoryRequest,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -133,6 +134,14 @@ fn event_json(event: &BuildHistoryEvent) -> Value {
 /// A record with Go's names; members without a value are left out.
 fn record_json(record: &BuildHistoryRecord) -> Value {
     let time = |at: &prost_types::Timestamp| json!({"seconds": at.seconds, "nanos": at.nanos});
+    let blob = |d: &Descriptor| json!({"media_type": d.media_type, "digest": d.digest, "size": d.size, "annotations": d.annotations});
+    let info = |info: &BuildResultInfo| {
+        let attestations: Vec<Value> = info.attestations.iter().map(blob).collect();
+        let results: serde_json::Map<_, _> = info.results.iter().map(|(i, d)| (i.to_string(), blob(d))).collect();
+        json!({"Attestations": attestations, "Results": results})
+    };
+    let optional = |d: &Option<Descriptor>| d.as_ref().map_or(Value::Null, blob);
+    let by_platform: serde_json::Map<_, _> = record.results.iter().map(|(key, r)| (key.clone(), info(r))).collect();
     let exporters: Vec<_> = record.exporters.iter().map(|e| json!({"Type": e.r#type, "Attrs": e.attrs})).collect();
     let members = [
         ("Ref", json!(record.r#ref)),
@@ -142,7 +151,12 @@ fn record_json(record: &BuildHistoryRecord) -> Value {
         ("error", record.error.as_ref().map_or(Value::Null, |e| json!({"code": e.code, "message": e.message}))),
         ("CreatedAt", record.created_at.as_ref().map_or(Value::Null, time)),
         ("CompletedAt", record.completed_at.as_ref().map_or(Value::Null, time)),
+        ("logs", optional(&record.logs)),
         ("ExporterResponse", json!(record.exporter_response)),
+        ("Result", record.result.as_ref().map_or(Value::Null, info)),
+        ("Results", Value::Object(by_platform)),
+        ("trace", optional(&record.trace)),
+        ("externalError", optional(&record.external_error)),
         ("Generation", json!(record.generation)),
         ("pinned", json!(record.pinned)),
         ("numCachedSteps", json!(record.num_cached_steps)),

@@ -103,9 +103,12 @@ pub async fn run(channel: Channel, mut build: Build, progress: Progress, interru
     solved.send_replace(true);
     let status = status.await.unwrap_or_else(|_| Ok(()));
     let warnings = progress.finish().await;
-    let (response, metadata) = answer?;
+    let (response, metadata) = match (answer, closed) {
+        (Ok(answer), Ok(())) => answer,
+        // A program that does not take its input says why; that the build then cannot write follows from it.
+        (_, Err(error)) | (Err(error), Ok(())) => return Err(error),
+    };
     status?;
-    closed?;
 
     finish_local(&response, &local_caches, &layouts)?;
     Ok(Outcome { response, metadata, warnings })

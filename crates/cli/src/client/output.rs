@@ -55,13 +55,27 @@ pub fn surroundings() -> Surroundings<'static> {
     Surroundings { stdout_is_terminal: std::io::stdout().is_terminal(), find_loader: &find_loader }
 }
 
-/// `docker load` or `podman load`, whichever is installed.
+/// The programs that load images, the one to ask first in front, and where the daemon of each listens; podman has none.
+const LOADERS: [(&[&str], Option<&str>); 4] = [
+    (&["docker", "load"], Some("/var/run/docker.sock")),
+    (&["podman", "load"], None),
+    (&["nerdctl", "load"], Some("/run/containerd/containerd.sock")),
+    (&["ctr", "images", "import", "-"], Some("/run/containerd/containerd.sock")),
+];
+
+/// The first program that is installed and whose daemon runs; else the first that is installed.
 fn find_loader() -> Option<Vec<String>> {
     let path = std::env::var_os("PATH")?;
-    ["docker", "podman"]
-        .into_iter()
-        .find(|program| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-        .map(|program| vec![program.to_owned(), "load".to_owned()])
+    let installed = |words: &[&str]| std::env::split_paths(&path).any(|dir| dir.join(words[0]).is_file());
+    // Who names a daemon wants that one.
+    let named = |words: &[&str]| words[0] == "docker" && std::env::var_os("DOCKER_HOST").is_some();
+    let runs = |words: &[&str], socket: Option<&str>| named(words) || socket.is_none_or(|s| Path::new(s).exists());
+    choose(|words, socket| installed(words) && runs(words, socket)).or_else(|| choose(|words, _| installed(words)))
+}
+
+fn choose(fits: impl Fn(&[&str], Option<&str>) -> bool) -> Option<Vec<String>> {
+    let found = LOADERS.into_iter().find(|(words, socket)| fits(words, *socket));
+    found.map(|(words, _)| words.iter().map(|word| (*word).to_owned()).collect())
 }
 
 /// buildctl's rules: `type=` is required.
@@ -110,7 +124,7 @@ pub fn parse_docker(flag: &str, around: &Surroundings<'_>) -> Result<Option<Expo
 pub fn loaded(attrs: BTreeMap<String, String>, around: &Surroundings<'_>) -> Result<Export> {
     let loader = (around.find_loader)().ok_or_else(|| {
         CliError::Usage(
-            "there is neither docker nor podman to load the image into; write it to a file with \
+            "there is no docker, podman, nerdctl or ctr to load the image into; write it to a file with \
              --output type=docker,dest=FILE, or leave --load out to keep it in the builder's store"
                 .into(),
         )

@@ -124,7 +124,10 @@ impl Session {
         for (program, mut child) in loaders {
             let status = child.wait().await.map_err(CliError::io(format!("cannot wait for {program}")))?;
             if !status.success() {
-                return Err(CliError::Unsupported(format!("{program} failed to load the image: {status}")));
+                return Err(CliError::Unsupported(format!(
+                    "{program} failed to load the image ({status}), its own words are above; write the image to a file \
+                     with --output type=docker,dest=FILE, or leave --load out to keep it in the builder's store"
+                )));
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The program as users run it: embedded, and as a daemon that its own client drives. What it writes is read back by
 //! skopeo, umoci, tar and a real registry.
 
+mod attestations;
 mod bad_input;
 mod cache;
 mod embedded;
