@@ -22,7 +22,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause after `failures` failures in a row, `None` when it is time to give up. `asked` is the server's wish.
-    pub(crate) fn pause(&self, failures: u32, asked: Option<Duration>) -> Option<Duration> {
+    pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Option<Duration> {
         if failures >= self.attempts {
             return None;
         }
@@ -36,7 +36,7 @@ impl Backoff {
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

@@ -23,7 +23,7 @@ mod resolve;
 mod segments;
 mod tls;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, retry_after};
 pub use client::{Client, Options, Registry};
 pub use credentials::{Anonymous, Credential, Credentials, CredentialsError, Secret, Token, TokenRequest};
 pub use docker_config::{DockerConfig, DockerConfigError};

@@ -109,7 +109,10 @@ pub enum Error {
 
 impl Error {
     /// Wraps the failure of something that was being done with a cache.
-    pub fn failed<E: Into<Box<dyn StdError + Send + Sync>>>(cache: &str, doing: &str) -> impl FnOnce(E) -> Self {
+    pub fn failed<E: Into<Box<dyn StdError + Send + Sync>>>(
+        cache: &str,
+        doing: &str,
+    ) -> impl FnOnce(E) -> Self + use<E> {
         let (cache, doing) = (cache.to_owned(), doing.to_owned());
         move |source| Self::Failed { cache, doing, source: source.into() }
     }

@@ -7,14 +7,18 @@
 //!
 //! What must never live here: keys of the solver, layers of the engine, what is worth exporting.
 
+mod attributes;
 mod backend;
 mod cache;
 mod config;
 mod documents;
 mod error;
+mod gha;
 mod local;
+mod object;
 mod open;
 mod registry;
+mod service;
 mod watched;
 
 pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
@@ -26,3 +30,4 @@ pub use local::LocalCache;
 pub use open::{Role, open_store};
 pub use registry::RegistryCache;
 pub use watched::Watched;
+pub use service::open_service;

@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod run;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::run::{Result, cargo, check, has};
+use crate::tools;
 
 /// Programs that tests call, and the Debian packages that have them.
 const NEEDED: &[(&str, &str)] = &[
@@ -10,6 +11,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("git", "git"),
     ("htpasswd", "apache2-utils"),
+    ("npm", "npm"),
     ("openssl", "openssl"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -28,7 +30,10 @@ pub fn run(arguments: &[String]) -> Result {
 
 /// Installs what is missing.
 pub fn setup() -> Result {
-    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    let mut missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    if !tools::has_python() {
+        missing.push("python3-venv");
+    }
     if !missing.is_empty() {
         if !has("apt-get") {
             return Err(format!("install these programs first (Debian's names): {}", missing.join(" ")));
@@ -39,7 +44,7 @@ pub fn setup() -> Result {
     if !has("cargo-nextest") {
         check(cargo().args(["install", "cargo-nextest", "--locked"]))?;
     }
-    Ok(())
+    tools::run()
 }
 
 /// As whoever may install packages.

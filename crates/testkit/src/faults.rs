@@ -1,0 +1,141 @@
+//! A proxy between a client and a server that makes one request fail, or all from one on.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::http::{Answer, Request, Server};
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This status instead of the server's answer; the server never sees the request.
+    Status(u16),
+    /// The connection is reset before the server sees the request.
+    Reset,
+    /// The server does what it was asked to, and the client never learns it.
+    LostAnswer,
+    /// The answer ends in its middle.
+    Truncate,
+}
+
+impl Fault {
+    /// All that clients must cope with.
+    pub const ALL: [Self; 6] =
+        [Self::Status(404), Self::Status(429), Self::Status(500), Self::Reset, Self::LostAnswer, Self::Truncate];
+}
+
+/// Which requests fail, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// None.
+    Never,
+    /// This one only.
+    Once(usize, Fault),
+    /// This one and all after it.
+    From(usize, Fault),
+}
+
+/// A proxy in front of one server.
+#[derive(Debug)]
+pub struct Proxy {
+    server: Server,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    when: When,
+    seen: Vec<String>,
+}
+
+impl Proxy {
+    /// Starts one in front of `127.0.0.1:port`.
+    #[track_caller]
+    pub fn start(port: u16) -> Self {
+        let state = Arc::new(Mutex::new(State { when: When::Never, seen: Vec::new() }));
+        let shared = Arc::clone(&state);
+        // What goes wrong with one connection is what the client has to cope with.
+        let server = Server::start(move |client| drop(serve(client, port, &shared)));
+        Self { server, state }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// Host and port.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    /// Begins to count anew, with these faults.
+    pub fn plan(&self, when: When) {
+        *self.state.lock().expect("proxy") = State { when, seen: Vec::new() };
+    }
+
+    /// Requests since the last plan: method and target.
+    pub fn seen(&self) -> Vec<String> {
+        self.state.lock().expect("proxy").seen.clone()
+    }
+}
+
+fn serve(mut client: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Result<()> {
+    let Some(request) = Request::read(&client)? else { return Ok(()) };
+    let fault = {
+        let mut state = state.lock().expect("proxy");
+        let number = state.seen.len();
+        state.seen.push(format!("{} {}", request.method, request.target));
+        match state.when {
+            When::Once(at, fault) if number == at => Some(fault),
+            When::From(at, fault) if number >= at => Some(fault),
+            _ => None,
+        }
+    };
+    match fault {
+        Some(Fault::Status(status)) => {
+            return client.write_all(&Answer::new(status, "a fault\n").bytes(&request.method));
+        }
+        Some(Fault::Reset) => return reset(client),
+        _ => {}
+    }
+    let answer = forward(&request, port)?;
+    match fault {
+        Some(Fault::LostAnswer) => reset(client),
+        Some(Fault::Truncate) => {
+            client.write_all(&answer[..answer.len() / 2])?;
+            client.shutdown(Shutdown::Both)
+        }
+        _ => client.write_all(&answer),
+    }
+}
+
+/// The server's whole answer.
+fn forward(request: &Request, port: u16) -> std::io::Result<Vec<u8>> {
+    let mut server = TcpStream::connect(("127.0.0.1", port))?;
+    server.set_read_timeout(Some(Duration::from_secs(90)))?;
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
+    for (name, value) in &request.headers {
+        if !matches!(name.as_str(), "connection" | "transfer-encoding" | "content-length" | "expect") {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    if request.header("content-length").is_some() || !request.body.is_empty() {
+        head.push_str(&format!("content-length: {}\r\n", request.body.len()));
+    }
+    head.push_str("connection: close\r\n\r\n");
+    server.write_all(head.as_bytes())?;
+    server.write_all(&request.body)?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// Ends a connection so that the other side gets an error at once.
+fn reset(client: TcpStream) -> std::io::Result<()> {
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+    drop(client);
+    Ok(())
+}
