@@ -29,5 +29,5 @@ pub use error::{Error, FormatError, Result};
 pub use local::LocalCache;
 pub use open::{Role, open_store};
 pub use registry::RegistryCache;
-pub use watched::Watched;
 pub use service::open_service;
+pub use watched::Watched;

@@ -1,6 +1,7 @@
 //! Requests to GitHub's cache, by both versions of its interface.
 
 use crate::object::{
+    PART,
     blocks::{BlockBlob, SignedUrl},
     exchange::{Body, Exchange, Head, RequestError, Sign},
 };
@@ -182,7 +183,8 @@ impl Api {
                 self.post::<serde_json::Value>(&format!("caches/{id}"), &json!({"size": desc.size})).await?;
             }
             Reserved::V2 { key, url } => {
-                let blob = BlockBlob { exchange: &self.exchange, sign: &SignedUrl, url, parallelism: PARALLEL };
+                let blob =
+                    BlockBlob { exchange: &self.exchange, sign: &SignedUrl, url, parallelism: PARALLEL, part: PART };
                 blob.upload(desc, source).await?;
                 let path = "FinalizeCacheEntryUpload";
                 // 64-bit numbers are texts in this notation; GitHub takes both, other services this one.

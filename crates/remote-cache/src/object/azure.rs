@@ -6,7 +6,7 @@ use super::{
     blocks::BlockBlob,
     bucket::{Bucket, Layout, Service},
     exchange::{Answer, Body, Exchange, Head, RequestError},
-    known,
+    known, part_size,
     s3::xml,
 };
 use crate::{Backend, Result, Version, attributes::Attributes};
@@ -38,6 +38,8 @@ pub(crate) struct Azure {
     /// The container's URL, with the signature in its query where it has one.
     container: Url,
     parallelism: usize,
+    /// Largest layer that is sent by one request, in bytes.
+    part: u64,
 }
 
 /// Opens the cache that `attrs` describe.
@@ -84,7 +86,10 @@ pub(crate) fn open(
         atomic: true,
     };
     let exchange = Exchange::new(backoff.unwrap_or_default(), PATIENCE).map_err(setup)?;
-    Ok(Arc::new(Bucket::new(Azure { exchange, identity, container: url, parallelism }, layout)))
+    Ok(Arc::new(Bucket::new(
+        Azure { exchange, identity, container: url, parallelism, part: part_size(&attrs)? },
+        layout,
+    )))
 }
 
 /// Parts of a key put together by single slashes, without `.` and `..`. An empty last part leaves a slash at the end.
@@ -185,8 +190,8 @@ impl ObjectStore for Azure {
 
     async fn upload(&self, key: &str, desc: &Descriptor, source: &dyn BlobSource) -> Result<(), RequestError> {
         let url = self.url(key, &[]);
-        let (exchange, sign, parallelism) = (&self.exchange, &self.identity, self.parallelism);
-        let sent = BlockBlob { exchange, sign, url: &url, parallelism }.upload(desc, source).await;
+        let (exchange, sign, parallelism, part) = (&self.exchange, &self.identity, self.parallelism, self.part);
+        let sent = BlockBlob { exchange, sign, url: &url, parallelism, part }.upload(desc, source).await;
         match sent {
             // Another writer of the same layer was faster with the blocks that both sent.
             Err(error) if error.code() == "InvalidBlockList" => {

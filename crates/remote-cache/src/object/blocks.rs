@@ -3,7 +3,6 @@
 //! Blocks that were sent and not put together stay for a week; the same blob's next upload goes on with them.
 
 use super::{
-    PART,
     exchange::{Answer, Body, Exchange, Head, RequestError, Sign},
     parts,
     s3::xml,
@@ -31,6 +30,8 @@ pub(crate) struct BlockBlob<'a> {
     pub(crate) url: &'a Url,
     /// Blocks sent at a time.
     pub(crate) parallelism: usize,
+    /// Largest blob that is sent by one request, smallest block of others, in bytes.
+    pub(crate) part: u64,
 }
 
 /// For URLs that are signed already.
@@ -60,13 +61,13 @@ impl BlockBlob<'_> {
 
     /// Sends the whole blob.
     pub(crate) async fn upload(&self, desc: &Descriptor, source: &dyn BlobSource) -> Result<(), RequestError> {
-        if desc.size <= PART {
+        if desc.size <= self.part {
             let head = Head::new(Method::PUT, self.at(&[])).with("x-ms-blob-type", "BlockBlob");
             return self.call(head, Body::Part(source, desc, 0..desc.size)).await.map(|_| ());
         }
         let kept = self.kept().await.unwrap_or_default();
         let send = |(number, range): (u32, std::ops::Range<u64>)| {
-            let id = block_id(desc, number);
+            let id = block_id(desc, number, range.end - range.start);
             let there = kept.get(&id) == Some(&(range.end - range.start));
             async move {
                 if !there {
@@ -76,7 +77,11 @@ impl BlockBlob<'_> {
                 Ok::<_, RequestError>(id)
             }
         };
-        let ids = stream::iter(parts(desc.size)).map(send).buffered(self.parallelism).try_collect::<Vec<_>>().await?;
+        let ids = stream::iter(parts(desc.size, self.part))
+            .map(send)
+            .buffered(self.parallelism)
+            .try_collect::<Vec<_>>()
+            .await?;
         let mut list = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
         for id in ids {
             // Writing into a string cannot fail.
@@ -113,9 +118,9 @@ impl BlockBlob<'_> {
     }
 }
 
-/// Names a block after its blob and its size, so that blocks of another blob or cut are never taken for it. All names
+/// Names a block after its blob and its size in bytes, so that blocks of another blob or cut are never taken for it. All names
 /// in one blob have the same length, as the service demands.
-fn block_id(desc: &Descriptor, number: u32) -> String {
+fn block_id(desc: &Descriptor, number: u32, size: u64) -> String {
     let digest: String = desc.digest.hex().chars().take(16).collect();
-    base64::engine::general_purpose::STANDARD.encode(format!("{digest}-{:012x}-{number:05}", desc.size))
+    base64::engine::general_purpose::STANDARD.encode(format!("{digest}-{:012x}-{number:05}", size))
 }

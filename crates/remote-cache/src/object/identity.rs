@@ -80,7 +80,9 @@ impl Sign for Identity {
         let signed = self.signer.sign_request(&self.context, &mut parts, Some(&credential), None).await;
         signed.map_err(|e| RequestError::Credentials(format!("cannot sign a request: {}", chain(&e))))?;
         parts.headers.remove(header::HOST);
-        head.headers.extend(parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value))));
+        for (name, value) in &parts.headers {
+            head.headers.insert(name, value.clone());
+        }
         Ok(())
     }
 
@@ -167,6 +169,7 @@ mod tests {
         assert!(!authorization.contains("if-none-match"), "{authorization}");
         assert_eq!(head.headers["x-amz-security-token"], "session");
         assert!(!head.headers.contains_key("host"));
+        assert_eq!(head.headers.len(), head.headers.keys_len(), "each header once: {:?}", head.headers);
         assert!(!identity.renew().await, "there are no others");
     }
 }

@@ -25,8 +25,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A blob up to this size is sent by one request, a larger one in parts of at least this size.
+/// A blob up to this size is sent by one request, a larger one in parts of at least this size, when the attribute
+/// `part_size` says nothing else.
 pub(crate) const PART: u64 = 16 << 20;
+/// The smallest part that S3 takes.
+const MIN_PART: u64 = 5 << 20;
+
+/// `part_size`, in bytes.
+fn part_size(attrs: &crate::attributes::Attributes<'_>) -> crate::Result<u64> {
+    let size = attrs.count("part_size")?.map_or(PART, |size| size as u64);
+    if size < MIN_PART {
+        return Err(attrs.fault(format!("part_size must be at least {MIN_PART} bytes")));
+    }
+    Ok(size)
+}
 
 /// What is known of an object.
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +112,8 @@ fn known(headers: &http::HeaderMap) -> Known {
 }
 
 /// The parts that a blob is sent in: `(number from 1, bytes)`. At most 9,000, fewer than any service allows.
-fn parts(size: u64) -> Vec<(u32, std::ops::Range<u64>)> {
-    let step = PART.max(size.div_ceil(9_000).next_multiple_of(1 << 20));
+fn parts(size: u64, part: u64) -> Vec<(u32, std::ops::Range<u64>)> {
+    let step = part.max(size.div_ceil(9_000).next_multiple_of(1 << 20));
     let starts = (0..size).step_by(usize::try_from(step).unwrap_or(usize::MAX));
     starts.zip(1..).map(|(start, number)| (number, start..(start + step).min(size))).collect()
 }
@@ -118,7 +130,7 @@ mod tests {
     #[test]
     fn parts_cover_a_blob_and_stay_few() {
         for size in [PART + 1, 5 * PART, 627 << 20, 5 << 40] {
-            let parts = parts(size);
+            let parts = parts(size, PART);
             assert!(parts.len() <= 9_000, "{size}: {}", parts.len());
             assert_eq!(parts.iter().map(|(_, r)| r.end - r.start).sum::<u64>(), size);
             assert!(parts.windows(2).all(|w| w[0].1.end == w[1].1.start && w[0].0 + 1 == w[1].0));

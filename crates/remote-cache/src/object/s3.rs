@@ -1,11 +1,11 @@
 //! S3 and services that speak like it.
 
 use super::{
-    Condition, Known, Object, ObjectStore, PART,
+    Condition, Known, Object, ObjectStore,
     bucket::{Bucket, Layout, Service},
     exchange::{Answer, Body, Exchange, Head, RequestError},
     identity::Identity,
-    known,
+    known, part_size,
 };
 use crate::{Backend, Result, Version, attributes::Attributes};
 use async_trait::async_trait;
@@ -20,8 +20,9 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use url::Url;
 
-/// What S3 leaves as it is in paths.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+/// What is left as it is in paths. Digests keep their colon: signatures hold it escaped in any case, and not every
+/// service takes both spellings for one key.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 /// What it leaves as it is in queries.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Documents of the service itself are smaller, in bytes.
@@ -41,6 +42,8 @@ pub(crate) struct S3 {
     pub(super) bucket: String,
     /// Parts of one blob sent at a time.
     pub(super) parallelism: usize,
+    /// Largest layer that is sent by one request, in bytes.
+    pub(super) part: u64,
 }
 
 /// Opens the cache that `attrs` describe.
@@ -79,7 +82,7 @@ pub(crate) fn open(
     let setup = |error: RequestError| attrs.fault(error.to_string());
     let exchange = Exchange::new(backoff, PATIENCE).map_err(setup)?;
     let identity = Identity::new(&region, given(&attrs)).map_err(setup)?;
-    Ok(Arc::new(Bucket::new(S3 { exchange, identity, base, bucket, parallelism }, layout)))
+    Ok(Arc::new(Bucket::new(S3 { exchange, identity, base, bucket, parallelism, part: part_size(&attrs)? }, layout)))
 }
 
 /// The URL that keys are appended to.
@@ -198,7 +201,7 @@ impl ObjectStore for S3 {
     }
 
     async fn upload(&self, key: &str, desc: &Descriptor, source: &dyn BlobSource) -> Result<(), RequestError> {
-        if desc.size > PART {
+        if desc.size > self.part {
             return self.upload_parts(key, desc, source).await;
         }
         let head = Head::new(Method::PUT, self.url(key, &[]));

@@ -45,7 +45,11 @@ impl S3 {
                 Ok((number, tag.to_owned()))
             }
         };
-        let sent = stream::iter(parts(desc.size)).map(send).buffered(self.parallelism).try_collect::<Vec<_>>().await;
+        let sent = stream::iter(parts(desc.size, self.part))
+            .map(send)
+            .buffered(self.parallelism)
+            .try_collect::<Vec<_>>()
+            .await;
         let done = match sent {
             Ok(tags) => self.complete(key, &upload, &tags).await,
             Err(error) => Err(error),

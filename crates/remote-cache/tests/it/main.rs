@@ -1,0 +1,5 @@
+//! Caches at real services, and at services whose requests fail one after the other.
+
+mod faults;
+mod place;
+mod services;
