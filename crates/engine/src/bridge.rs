@@ -159,7 +159,9 @@ impl Ref {
 
     /// Builds it and brings its files here.
     pub async fn open(&self) -> Result<ReadTree, BuildError> {
-        self.inner.bridge.open(&self.inner.edge).await
+        let read = self.inner.bridge.open(&self.inner.edge).await?;
+        self.inner.evaluated.store(true, Ordering::Release);
+        Ok(read)
     }
 }
 
