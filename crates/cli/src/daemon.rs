@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{Args, CommandFactory as _, Parser};
-use cooper_daemon::config::{DaemonFlags, Defaults, flags};
+use cooper_daemon::config::{DaemonConfig, DaemonFlags, Defaults, flags};
 use cooper_daemon::{Daemon, lock, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,8 @@ pub fn run(command: DaemonCommand) -> Result<()> {
     block_on(async {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
-        Ok(Daemon::open(config, frontends(), None)?.serve(stop).await?)
+        let frontends = frontends(&config);
+        Ok(Daemon::open(config, frontends, None)?.serve(stop).await?)
     })
 }
 
@@ -83,7 +84,11 @@ fn stop_on_signal(stop: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// The frontends that are part of this program.
-pub fn frontends() -> Vec<std::sync::Arc<dyn cooper_engine::Frontend>> {
-    cooper_frontend::builtin()
+/// The frontends that are part of this program, under the rules of its configuration.
+pub fn frontends(config: &DaemonConfig) -> Vec<std::sync::Arc<dyn cooper_engine::Frontend>> {
+    let settings = &config.frontend;
+    cooper_frontend::with(&cooper_frontend::Policy {
+        stand_in: settings.dockerfile.stand_in != Some(false),
+        allowed: settings.gateway.allowed_repositories.clone(),
+    })
 }

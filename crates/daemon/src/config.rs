@@ -345,6 +345,8 @@ pub struct Frontends {
 pub struct FrontendConfig {
     /// `None` means enabled.
     pub enabled: Option<bool>,
+    /// Dockerfile only: whether it answers for images of the same language, so that none is pulled. `None` means yes.
+    pub stand_in: Option<bool>,
     /// Gateway only: repositories that frontend images may come from; empty: any.
     pub allowed_repositories: Vec<String>,
 }

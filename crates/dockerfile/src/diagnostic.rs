@@ -35,6 +35,13 @@ impl Diagnostic {
         }
     }
 
+    /// The form for terminals: the place underlined, with the nearest valid spelling.
+    pub fn explain(&self, source: &Source) -> String {
+        let meant = self.suggestion.as_ref().map(|word| format!("did you mean {word}?"));
+        let span = if self.span.is_empty() { source.span_of(&self.ranges()) } else { self.span };
+        format!("error: {}\n{}", self.problem, source.snippet(span, meant.as_deref().unwrap_or_default()))
+    }
+
     /// The message followed by the excerpt of the source that it is about.
     pub fn render(&self, source: &Source) -> String {
         format!("{}{self}\n", source.excerpt(&self.ranges()))

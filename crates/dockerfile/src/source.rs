@@ -181,6 +181,16 @@ impl Source {
         Range::lines(self.line_of(span.start), self.line_of(last))
     }
 
+    /// The text of the first to the last of some lines, without white space at its ends.
+    pub fn span_of(&self, ranges: &[Range]) -> Span {
+        let first = ranges.iter().map(|range| range.start.line).min().unwrap_or(1);
+        let last = ranges.iter().map(|range| range.end.line.max(range.start.line)).max().unwrap_or(first);
+        let whole = Span::new(self.line_span(first).start, self.line_span(last).end);
+        let text = self.slice(whole);
+        let start = whole.start + (text.len() - text.trim_start().len());
+        Span::new(start, (whole.start + text.trim_end().len()).max(start))
+    }
+
     /// Shows the lines of a span with the exact text underlined and labelled, as compilers do:
     /// ` --> file:line:column`, then the lines between bars. Columns count from 1.
     pub fn snippet(&self, span: Span, label: &str) -> String {

@@ -55,6 +55,7 @@ impl Worker {
         let tree = self.own(tree)?;
         let mut packed = Vec::with_capacity(tree.layers().len());
         let mut inherited = true;
+        // One after the other: each uses all processors.
         for (i, layer) in tree.layers().iter().enumerate() {
             inherited &= base.get(i).is_some_and(|diff_id| layer.record().diff_id.as_ref() == Some(diff_id));
             let packing = Packing { epoch: packing.epoch.filter(|_| !inherited), ..packing };

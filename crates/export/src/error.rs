@@ -50,6 +50,12 @@ pub enum Error {
     /// The image config of a frontend is malformed.
     #[error("invalid image config for export: {0}")]
     Config(String),
+    /// The image config of a frontend names an operating system or an architecture, and not the other.
+    #[error("invalid image config: os and architecture must be specified together")]
+    HalfPlatform,
+    /// The image config of a frontend is `null`.
+    #[error("invalid null image config for export")]
+    NullConfig,
     /// `source-date-epoch` is malformed.
     #[error("invalid SOURCE_DATE_EPOCH {0:?}: expected seconds since 1970")]
     Epoch(String),

@@ -60,11 +60,13 @@ impl Platforms {
         let platform = match config {
             None => Platform::host(),
             Some(bytes) => {
-                let config: ImageConfig = serde_json::from_slice(bytes).map_err(|e| Error::Config(e.to_string()))?;
+                let config: Option<ImageConfig> =
+                    serde_json::from_slice(bytes).map_err(|e| Error::Config(e.to_string()))?;
+                let config = config.ok_or(Error::NullConfig)?;
                 match (config.platform.os.is_empty(), config.platform.architecture.is_empty()) {
                     (false, false) => config.platform.normalized(),
                     (true, true) => Platform::host(),
-                    _ => return Err(Error::Config("os and architecture must be specified together".to_owned())),
+                    _ => return Err(Error::HalfPlatform),
                 }
             }
         };

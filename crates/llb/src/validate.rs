@@ -89,7 +89,7 @@ fn check_exec(exec: &pb::ExecOp, input: impl Fn(i64) -> Result<(), String>) -> R
         return Err(format!("network mode {} is unknown", exec.network));
     }
     if pb::SecurityMode::try_from(exec.security).is_err() {
-        return Err(format!("security mode {} is unknown", exec.security));
+        return Err(format!("invalid security mode {}", exec.security));
     }
     let mut taken = Vec::with_capacity(exec.mounts.len());
     for mount in &exec.mounts {

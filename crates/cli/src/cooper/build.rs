@@ -7,6 +7,7 @@ use clap::Args;
 use cooper_wire::control::VertexWarning;
 
 use super::flags::{FrontendFlags, frontend_attrs};
+use super::lint;
 use super::outputs::{OutputFlags, exports};
 use super::{EmbeddedFlags, GlobalFlags, context, named_context};
 use crate::client::build::{self, Build, Outcome};
@@ -147,10 +148,11 @@ fn tell_warnings(warnings: &[VertexWarning]) {
 
 /// A subrequest's text, and its verdict as the exit code.
 fn answer(outcome: &Outcome) -> Result<()> {
-    crate::buildctl::print_result(&outcome.metadata)?;
     let lint = outcome.metadata.contains_key("result.statuscode");
-    if lint && outcome.metadata.get("result.txt").is_none_or(Vec::is_empty) {
-        print("no warnings found\n")?;
+    let explained = outcome.metadata.get("result.json").filter(|_| lint).and_then(|json| lint::explain(json));
+    match explained {
+        Some(text) => print(&text)?,
+        None => crate::buildctl::print_result(&outcome.metadata)?,
     }
     let status = outcome.metadata.get("result.statuscode").map(|code| String::from_utf8_lossy(code).into_owned());
     match status.as_deref().map(str::trim) {

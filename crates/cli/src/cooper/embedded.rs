@@ -25,7 +25,7 @@ pub async fn open(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Daem
     config.grpc.address = vec![HOLDER.into()];
     let mut told = false;
     loop {
-        match Daemon::open(config.clone(), crate::daemon::frontends(), None) {
+        match Daemon::open(config.clone(), crate::daemon::frontends(&config), None) {
             Err(ServeError::Lock(LockError::Held { holder, .. })) if holder.contains(HOLDER) => {
                 if !std::mem::replace(&mut told, true) {
                     let pid = holder.lines().next().unwrap_or_default();
@@ -59,6 +59,9 @@ fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Daemo
     }
     let mut config = loaded.config;
     config.root = flags.root.clone().or(config.root).or(Some(places.root));
+    if flags.pull_frontend {
+        config.frontend.dockerfile.stand_in = Some(false);
+    }
     // Whoever runs the engine may allow what the build asks for.
     for entitlement in entitlements {
         let kind = entitlement.split('=').next().unwrap_or_default().to_owned();
@@ -116,7 +119,11 @@ mod tests {
     #[test]
     fn entitlements_asked_for_are_allowed() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = EmbeddedFlags { root: Some(dir.path().into()), config: Some(dir.path().join("none.toml")) };
+        let flags = EmbeddedFlags {
+            root: Some(dir.path().into()),
+            config: Some(dir.path().join("none.toml")),
+            pull_frontend: false,
+        };
         let config = configuration(&flags, &["network.host".into(), "device=a".into()]).unwrap();
         assert_eq!(config.entitlements, ["network.host", "device"]);
         assert_eq!(config.root.as_deref(), Some(dir.path()));

@@ -20,6 +20,7 @@ mod build;
 mod context;
 mod embedded;
 mod flags;
+mod lint;
 mod named_context;
 mod outputs;
 
@@ -72,6 +73,9 @@ pub struct EmbeddedFlags {
     /// Configuration file of the engine in this process
     #[arg(long, value_name = "FILE", help_heading = "Engine")]
     config: Option<PathBuf>,
+    /// Pull the frontend image of a syntax line even where the built-in frontend can answer for it
+    #[arg(long, help_heading = "Engine")]
+    pull_frontend: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +83,8 @@ enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b")]
     Build(Box<build::BuildFlags>),
+    /// Judge Dockerfiles by their text alone, and repair what has an obvious repair
+    Lint(lint::LintFlags),
     /// Serve builds to clients; takes buildkitd's flags
     Daemon(Box<DaemonCommand>),
     /// Show what the build cache holds
@@ -108,6 +114,7 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
             command.listen_at(global.addr);
             daemon::run(*command)
         }
+        Command::Lint(flags) => lint::run(&flags),
         command => block_on(run(global, command)),
     }
 }
@@ -135,7 +142,7 @@ async fn run(global: GlobalFlags, command: Command) -> Result<()> {
                 None => Ok(()),
             }
         }
-        Command::Daemon(_) => Ok(()),
+        Command::Daemon(_) | Command::Lint(_) => Ok(()),
     }
 }
 
@@ -196,6 +203,7 @@ const DIAL_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl EmbeddedFlags {
     fn given(&self) -> Option<&'static str> {
-        self.root.as_ref().map(|_| "--root").or(self.config.as_ref().map(|_| "--config"))
+        let pull = self.pull_frontend.then_some("--pull-frontend");
+        self.root.as_ref().map(|_| "--root").or(self.config.as_ref().map(|_| "--config")).or(pull)
     }
 }

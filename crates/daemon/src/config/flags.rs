@@ -19,6 +19,9 @@ pub struct DaemonFlags {
     /// Enable debug output in logs
     #[arg(long)]
     pub debug: Option<bool>,
+    /// Answer for docker/dockerfile images with the built-in frontend instead of pulling them (default: true)
+    #[arg(long, value_name = "BOOL")]
+    pub dockerfile_stand_in: Option<bool>,
     /// Enable trace output in logs
     #[arg(long, hide = true)]
     pub trace: Option<bool>,
@@ -237,6 +240,7 @@ pub fn apply(flags: &DaemonFlags, loaded: &mut Loaded) -> Result<(), ConfigError
     set(&mut config.proxy_network, flags.proxy_network);
     set(&mut config.otel.socket_path, flags.otel_socket_path);
     set_some(&mut config.cdi.disabled, flags.cdi_disabled);
+    set_some(&mut config.frontend.dockerfile.stand_in, flags.dockerfile_stand_in);
     set_list(&mut config.cdi.spec_dirs, flags.cdi_spec_dir);
 
     let rootless = flags.rootless.or_else(|| in_user_namespace().then_some(true));

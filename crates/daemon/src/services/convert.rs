@@ -23,6 +23,13 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
     if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
         exporters.push(ExporterSpec { kind: request.exporter_deprecated, attrs: request.exporter_attrs_deprecated });
     }
+    // The time of the build is that of what it exports, unless an exporter has its own.
+    let epoch = request.frontend_attrs.get("build-arg:SOURCE_DATE_EPOCH").filter(|time| time.parse::<i64>().is_ok());
+    if let Some(epoch) = epoch {
+        for exporter in &mut exporters {
+            exporter.attrs.entry("source-date-epoch".to_owned()).or_insert_with(|| epoch.clone());
+        }
+    }
     let (cache_imports, cache_exports) = caches(request.cache.unwrap_or_default());
     BuildRequest {
         id: request.r#ref,

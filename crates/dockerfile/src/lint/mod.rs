@@ -4,12 +4,14 @@
 //! lowering and handed in ([`Linter::add`]). Either way the options of the file and of the instruction decide what
 //! becomes a [`Warning`], and repairs are worked out here.
 
+mod alone;
 mod config;
 mod fix;
 mod repair;
 mod syntax;
 mod table;
 
+pub use alone::{Verdict, judge};
 pub use config::{CHECK_ARG, Config, ConfigError};
 pub use fix::{Edit, Fix, Fixed, apply_fixes};
 pub use table::{RULES, Rule, rule};
@@ -18,6 +20,7 @@ use crate::instruction::{Comment, Dockerfile};
 use crate::lower::Finding;
 use crate::parser::Parsed;
 use crate::source::{Range, Source, Span};
+use std::fmt::Write as _;
 
 /// A warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,20 @@ impl Warning {
             0 => format!("{}: {}", self.rule.name, self.message),
             line => format!("{}: {} (line {line})", self.rule.name, self.message),
         }
+    }
+
+    /// The form for terminals: the place underlined, the rule, what `--fix` would do.
+    pub fn explain(&self, source: &Source) -> String {
+        let Rule { name, url, .. } = self.rule;
+        let span = if self.span.is_empty() { source.span_of(&self.ranges) } else { self.span };
+        let mut out = format!("warning[{name}]: {}\n{}", self.message, source.snippet(span, ""));
+        if let Some(fix) = &self.fix {
+            let _ = writeln!(out, "  = fix: {}", fix.title);
+        }
+        if !url.is_empty() {
+            let _ = writeln!(out, "  = see: {url}");
+        }
+        out
     }
 
     /// The form that lint results show: a heading, the message, the excerpt.

@@ -8,6 +8,9 @@ use crate::instruction::{CommandLine, Dockerfile, Expose, From, Head, Instructio
 use crate::lower::{Finding, FindingKind};
 use crate::source::{Range, Span};
 
+/// From so many bytes on a misspelt name is told by its nearest neighbour.
+const SURE_NAME: usize = 4;
+
 /// The instruction that a finding is about.
 enum Place<'a> {
     From(&'a From),
@@ -120,7 +123,9 @@ fn variable(file: &Dockerfile, spans: &[Span], name: &str, suggestion: Option<&s
         }
     }
     let first = places.first().copied();
-    let repair = suggestion.filter(|_| first.is_some()).map(|suggestion| Fix {
+    // Any short name is near any other: people decide.
+    let sure = first.is_some() && name.len() >= SURE_NAME;
+    let repair = suggestion.filter(|_| sure).map(|suggestion| Fix {
         title: format!("use ${suggestion}"),
         edits: places.into_iter().map(|span| Edit::replace(span, suggestion)).collect(),
     });

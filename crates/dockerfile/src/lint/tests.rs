@@ -4,7 +4,6 @@ use super::*;
 use crate::lower::{ContextRequest, ImageMeta, ImageRequest, MetaResolver, NamedContext, Options, ResolveError, lower};
 use crate::parser::parse;
 use futures::executor::block_on;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// Every image exists and is empty.

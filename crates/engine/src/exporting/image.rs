@@ -135,7 +135,8 @@ pub async fn to_client(
     let bars = Bars::new(step);
     let mut made = make(bridge, &attrs, &bars).await?;
     let attrs = attrs.attrs;
-    made.image.stamp(attrs.epoch.flatten());
+    let of_result = result.metadata.get("source.date.epoch").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    made.image.stamp(attrs.epoch.unwrap_or(of_result));
     let mut response = made.image.response(&made.names);
     let names = made.names.normalized()?;
     if !names.is_empty() {

@@ -23,7 +23,8 @@ pub(super) fn patch(image: &Image, epoch: Option<i64>) -> Result<Vec<u8>> {
         }
     };
     let invalid = |e: serde_json::Error| Error::Config(e.to_string());
-    let config: ImageConfig = serde_json::from_slice(document).map_err(invalid)?;
+    let config: Option<ImageConfig> = serde_json::from_slice(document).map_err(invalid)?;
+    let config = config.ok_or(Error::NullConfig)?;
     if config.platform.os.is_empty() {
         return Err(Error::Config("missing os".to_owned()));
     }

@@ -21,7 +21,7 @@ use crate::images::{self, Policy};
 use async_trait::async_trait;
 use build::Prepared;
 use context::MainContext;
-use cooper_dockerfile::Source;
+use cooper_dockerfile::{Problem, Source, parser};
 use cooper_engine::{Bridge, BuildError, BuildResult, Frontend, FrontendRequest};
 use error::Origin;
 use options::Request;
@@ -65,6 +65,7 @@ impl Frontend for Dockerfile {
         if let Some(syntax) = syntax::wanted(&request, &source) {
             if !self.policy.stands_in_for(&syntax.image)
                 || has_named_context(&request, &syntax.image, &images::platform(bridge))
+                || uses_unknown_features(&source)
             {
                 return syntax.forward(bridge, asked, &origin).await;
             }
@@ -78,6 +79,33 @@ impl Frontend for Dockerfile {
         match request.opts.get(requests::KEY) {
             Some(id) => requests::answer(&prepared, id).await,
             None => prepared.build().await,
+        }
+    }
+}
+
+/// Whether a file has instructions or flags that are not known here and are no misspellings: another version of the
+/// language may know them.
+fn uses_unknown_features(source: &Arc<Source>) -> bool {
+    let Err(errors) = parser::parse(Arc::clone(source)).into_result() else { return false };
+    let unknown = |problem: &Problem| matches!(problem, Problem::UnknownInstruction(_) | Problem::UnknownFlag(_));
+    errors.all().iter().any(|error| error.suggestion.is_none() && unknown(&error.problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_features_are_told_from_misspellings() {
+        for (text, unknown) in [
+            ("FROM a\nRUN b\n", false),
+            ("FROM a\nCOPPY b c\n", false),
+            ("FROM a\nCOPY --chwon=1 b c\n", false),
+            ("FROM a\nCOPY --from b\n", false),
+            ("FROM a\nTELEPORT b\n", true),
+            ("FROM a\nCOPY --quantum=1 b c\n", true),
+        ] {
+            assert_eq!(uses_unknown_features(&Arc::new(Source::new("Dockerfile", text))), unknown, "{text:?}");
         }
     }
 }
