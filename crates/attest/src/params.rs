@@ -8,8 +8,8 @@ const OPTION: &str = "attest:";
 const ARGUMENT: &str = "build-arg:BUILDKIT_ATTEST_";
 /// The word that makes a request none.
 const DISABLED: &str = "disabled";
-/// The scanner image when none is named.
-const SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
+/// The scanner when none is named: the one that is built in, for which no image must be pulled.
+const SCANNER: &str = "builtin";
 
 /// The parameters of one attestation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,10 +105,7 @@ mod tests {
                 &[("build-arg:BUILDKIT_ATTEST_SBOM", "generator=scan:1,\"A=x,y\"")],
                 "sbom: A=x,y generator=scan:1; provenance: none",
             ),
-            (
-                &[("attest:sbom", "flag")],
-                "sbom: flag= generator=docker/buildkit-syft-scanner:stable-1; provenance: none",
-            ),
+            (&[("attest:sbom", "flag")], "sbom: flag= generator=builtin; provenance: none"),
             (&[("attest:sbom", "false")], "sbom: none; provenance: none"),
             (&[("attest:provenance", "mode=min,disabled=true")], "sbom: none; provenance: none"),
             (&[("attest:other", "")], "unknown attestation type \"other\""),

@@ -358,6 +358,7 @@ impl Engine {
         data.compatibility = compatibility;
         let requested = verify::Requested::of(&request.request.opts);
         let asked = Asked::new(&request.frontend, &request.request);
+        let opts = request.request.opts.clone();
         data.keep_failed = driven.into();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data), asked);
         bridge.import_caches(request.cache_imports);
@@ -383,6 +384,7 @@ impl Engine {
                 })
                 .await?
         };
+        crate::sbom::attest(&bridge, &opts, &mut result).await?;
         futures::future::try_join_all(result.trees().into_iter().map(Ref::evaluate)).await?;
         if let Some(recording) = recording {
             recording.result(&result);

@@ -75,4 +75,9 @@ impl Step {
     pub fn update(&self, update: StatusUpdate) {
         self.status.event(&self.vertex, Event::Status(update));
     }
+
+    /// Shows a line of log.
+    pub fn log(&self, line: impl Into<bytes::Bytes>) {
+        self.status.event(&self.vertex, Event::Log { stream: 2, data: line.into(), time: SystemTime::now() });
+    }
 }

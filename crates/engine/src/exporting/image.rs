@@ -9,6 +9,7 @@ use crate::{
     domain::StepError,
     internal_step::Step,
     pack::{Packed, Packing},
+    sbom,
     tree::Tree,
     worker::Worker,
 };
@@ -240,6 +241,7 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     let packing = packing(attrs)?;
     let mut blobs = HashMap::new();
     let mut images = Vec::new();
+    let mut chains = Vec::new();
     bars.started("exporting layers");
     for (platform, tree) in trees {
         let entry = |key: &str| {
@@ -256,6 +258,8 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
         let records = root_of(result, &platform).filter(|_| bridge.inline_cache());
         let records = records.and_then(|root| inline_records(bridge, root, &packed));
         blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
+        let layers = packed.iter().map(|p| (p.layer.clone(), p.descriptor.digest.clone())).collect();
+        chains.push(sbom::Chain { tree, layers });
         images.push(Image {
             layers: packed.iter().map(layer).collect(),
             config: entry("containerimage.config"),
@@ -268,9 +272,10 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     }
     bars.finished("exporting layers", true);
     // Once layers are packed they can be told of.
-    for image in images.iter_mut().filter(|_| attested) {
+    for (image, chain) in images.iter_mut().zip(&chains).filter(|_| attested) {
         let Some(list) = result.attestations.get(&image.platform.id) else { continue };
-        let statements = statements::load(list).await?;
+        let mut statements = statements::load(list).await?;
+        sbom::supplement(bridge, chain, &mut statements).await?;
         let names = Names::asked(attrs, own);
         let of_image = statements::OfImage::new(statements, &names, &image.platform.platform)?;
         image.attest = Some(Arc::new(of_image));

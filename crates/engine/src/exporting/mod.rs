@@ -6,6 +6,8 @@ mod progress;
 mod statements;
 pub(crate) mod verify;
 
+pub(crate) use statements::Loose;
+
 use crate::{
     bridge::{Bridge, BuildResult},
     build_error::BuildError,

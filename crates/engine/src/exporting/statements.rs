@@ -76,7 +76,7 @@ async fn bundle(attestation: &Attestation, out: &mut Vec<Loose>) -> Result<(), B
     let dir = attestation.path.trim_end_matches('/');
     let entries = tree.read_dir(DirQuery { path: format!("{dir}/"), ..DirQuery::default() }).await?;
     for entry in entries {
-        let path = format!("{dir}/{}", entry.path);
+        let path = if dir.is_empty() { entry.path } else { format!("{dir}/{}", entry.path) };
         out.push(bundled(attestation, tree, path).await?);
     }
     Ok(())

@@ -14,7 +14,8 @@ use cooper_dockerfile::{
     lower::{self, Lowered},
     parser::{self, Parsed},
 };
-use cooper_engine::{Bridge, BuildError, BuildResult, Ref, Refs};
+use cooper_engine::{Bridge, BuildError, BuildResult, Ref, Refs, SbomTarget};
+use cooper_llb::Output;
 use cooper_oci::Platform;
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -100,7 +101,10 @@ impl Prepared<'_> {
         let mut metadata = BTreeMap::new();
         let mut refs: Vec<(String, Option<Ref>)> = Vec::new();
         let mut platforms = Vec::new();
+        let mut attestations = BTreeMap::new();
+        let scanner = self.bridge.sbom_scanner(&self.request.opts).await?;
         for one in lowered {
+            let scanned = (one.scans, one.ignore_cache);
             let id = one.platform_id;
             let suffix = if keyed { format!("/{id}") } else { String::new() };
             let definition = one.output.marshal()?;
@@ -112,6 +116,11 @@ impl Prepared<'_> {
             if let Some(epoch) = one.epoch {
                 metadata.insert(format!("source.date.epoch{suffix}"), epoch.to_string().into_bytes());
             }
+            if let Some(scanner) = &scanner {
+                let core = refs.last().and_then(|(_, r)| r.clone());
+                let target = SbomTarget { name: id.clone(), core, epoch: one.epoch, ..SbomTarget::default() };
+                attestations.insert(id.clone(), scanner.attest(self.with_scans(target, scanned).await?).await?);
+            }
             platforms.push(ExportedPlatform { id, platform: one.platform });
         }
         metadata.insert("refs.platforms".to_owned(), json(&ExportedPlatforms { platforms })?);
@@ -120,7 +129,20 @@ impl Prepared<'_> {
         } else {
             Refs::Single(refs.into_iter().next().and_then(|(_, r)| r))
         };
-        Ok(BuildResult { refs, metadata, ..BuildResult::default() })
+        Ok(BuildResult { refs, metadata, attestations })
+    }
+
+    /// Adds what else the file asks to be scanned.
+    async fn with_scans(
+        &self,
+        target: SbomTarget,
+        (scans, ignore_cache): (Vec<(String, Output)>, bool),
+    ) -> Result<SbomTarget, BuildError> {
+        let mut extras = Vec::with_capacity(scans.len());
+        for (name, output) in scans {
+            extras.push((name, self.bridge.load(output.marshal()?).await?));
+        }
+        Ok(SbomTarget { extras, ignore_cache, ..target })
     }
 }
 
