@@ -9,6 +9,7 @@ mod language;
 mod lifecycle;
 mod outputs;
 mod registries;
+mod sbom;
 mod state;
 
 use std::fs;

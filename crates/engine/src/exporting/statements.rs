@@ -117,6 +117,12 @@ impl Loose {
         self.core.as_ref().is_some_and(|core| stem.as_bytes() == core.as_slice())
     }
 
+    /// The same by the name of its file alone, wherever that lies.
+    pub fn names_core(&self) -> bool {
+        let stem = self.file_name().split('.').next().unwrap_or_default();
+        self.core.as_ref().is_some_and(|core| stem.as_bytes() == core.as_slice())
+    }
+
     /// The name of its file.
     pub fn file_name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()

@@ -20,7 +20,7 @@ pub struct Chain {
 /// stay as they are.
 pub async fn supplement(bridge: &Bridge, chain: &Chain, statements: &mut [Loose]) -> Result<(), BuildError> {
     let spdx = cooper_sbom::document::SPDX_PREDICATE;
-    let about = |loose: &&mut Loose| loose.predicate_type == spdx && loose.is_core();
+    let about = |loose: &&mut Loose| loose.predicate_type == spdx && loose.names_core();
     for loose in statements.iter_mut().filter(about) {
         let worker = bridge.worker();
         worker.bring_for(&chain.tree, std::slice::from_ref(bridge.job())).await?;
