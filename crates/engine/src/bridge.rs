@@ -318,6 +318,14 @@ impl Bridge {
         self.inner.inline_cache.load(Ordering::Relaxed)
     }
 
+    /// The manifest of the image that a vertex is, when it is one.
+    pub(crate) fn image_of(&self, vertex: &Digest) -> Option<Digest> {
+        let source = self.inner.ops.lock().get(vertex).and_then(|known| known.source_op.clone())?;
+        let mut capture = cooper_attest::Capture::default();
+        source.capture(&mut capture);
+        capture.sources.images.into_iter().next()?.digest
+    }
+
     /// Whether a vertex receives a directory of the client, whose identity means nothing elsewhere.
     pub(crate) fn is_local_source(&self, vertex: &Digest) -> bool {
         let Some(known) = self.inner.ops.lock().get(vertex).cloned() else { return false };

@@ -35,6 +35,8 @@ pub enum RecordKind {
     Step,
     /// Files, identified by their digest.
     Content,
+    /// What a source stood for, such as the manifest of an image: for people who compare two caches, not for keys.
+    Source,
 }
 
 /// One output of a step, or the content that a step read.
@@ -322,6 +324,7 @@ fn record_id(record: &Record, inputs: &[BTreeSet<(Digest, String)>]) -> Digest {
     digester.update_field(match record.kind {
         RecordKind::Step => "step",
         RecordKind::Content => "content",
+        RecordKind::Source => "source",
     });
     digester.update_field(record.digest.as_str());
     digester.update_field((record.output as u64).to_le_bytes());

@@ -1,6 +1,6 @@
 //! `application/vnd.buildkit.cacheconfig.v0`: the document, written in one way only, read from anybody.
 //!
-//! Own members beside BuildKit's, which BuildKit passes over: a record's `kind` (`content`), `output` and `name`, a
+//! Own members beside BuildKit's, which BuildKit passes over: a record's `kind` (`content`, `source`), `output` and `name`, a
 //! result's `expiresAt`. Traps of the format: a layer's `parent` is left out when it is 0, -1 is the bottom; `link` and `layer`
 //! are always there.
 
@@ -154,7 +154,11 @@ impl Cache {
                 chains,
                 digest: record.digest.clone(),
                 inputs: inputs.collect(),
-                kind: (record.kind == RecordKind::Content).then(|| "content".to_owned()),
+                kind: match record.kind {
+                    RecordKind::Step => None,
+                    RecordKind::Content => Some("content".to_owned()),
+                    RecordKind::Source => Some("source".to_owned()),
+                },
                 output: record.output as i64,
                 name: record.name.clone(),
             }
@@ -303,7 +307,11 @@ fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatErr
             }
             inputs.push(alternatives);
         }
-        let kind = if doc.kind.as_deref() == Some("content") { RecordKind::Content } else { RecordKind::Step };
+        let kind = match doc.kind.as_deref() {
+            Some("content") => RecordKind::Content,
+            Some("source") => RecordKind::Source,
+            _ => RecordKind::Step,
+        };
         let output = within(doc.output, MAX_OUTPUTS, "record", index)?;
         cache.records.push(Record { digest: doc.digest, kind, output, name: doc.name, inputs, results });
     }

@@ -17,8 +17,11 @@ mod gha;
 mod local;
 mod object;
 mod open;
+mod publish;
 mod registry;
 mod service;
+#[cfg(test)]
+mod tests;
 mod watched;
 
 pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
@@ -28,6 +31,7 @@ pub use documents::{DESCRIPTION, boolean};
 pub use error::{Error, FormatError, Result};
 pub use local::LocalCache;
 pub use open::{Role, open_store};
+pub use publish::write;
 pub use registry::RegistryCache;
 pub use service::open_service;
 pub use watched::Watched;

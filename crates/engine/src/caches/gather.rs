@@ -46,7 +46,8 @@ struct Walk<'a> {
     vertices: HashMap<Digest, Vertex<Build>>,
     cache: Cache,
     places: HashMap<Place, usize>,
-    contents: HashMap<Digest, usize>,
+    /// Records that read nothing.
+    leaves: HashMap<(Digest, RecordKind), usize>,
     /// The tree behind a record.
     trees: Vec<(usize, Tree)>,
 }
@@ -59,7 +60,7 @@ impl<'a> Walk<'a> {
             vertices,
             cache: Cache::default(),
             places: HashMap::new(),
-            contents: HashMap::new(),
+            leaves: HashMap::new(),
             trees: Vec::new(),
         }
     }
@@ -92,7 +93,7 @@ impl<'a> Walk<'a> {
         for (i, part) in parts.inputs.iter().enumerate() {
             let mut links = Vec::new();
             if let KeyInput::Content(digest) = part {
-                links.push(Link { record: self.content(digest), selector: String::new() });
+                links.push(Link { record: self.leaf(digest, RecordKind::Content), selector: String::new() });
             }
             let known = edges.get(i).and_then(|e| self.places.get(&(e.vertex.clone(), e.output)).map(|r| (e, *r)));
             if let Some((edge, record)) = known
@@ -103,6 +104,9 @@ impl<'a> Walk<'a> {
                     _ => String::new(),
                 };
                 links.push(Link { record, selector });
+                if let Some(manifest) = self.bridge.image_of(&edge.vertex) {
+                    links.push(Link { record: self.leaf(&manifest, RecordKind::Source), selector: String::new() });
+                }
             }
             inputs.push(links);
         }
@@ -127,13 +131,12 @@ impl<'a> Walk<'a> {
         kept.filter(fits).unwrap_or_else(|| identity.record.clone())
     }
 
-    fn content(&mut self, digest: &Digest) -> usize {
-        if let Some(&known) = self.contents.get(digest) {
+    fn leaf(&mut self, digest: &Digest, kind: RecordKind) -> usize {
+        if let Some(&known) = self.leaves.get(&(digest.clone(), kind)) {
             return known;
         }
-        let index = self.cache.records.len();
-        let (digest, kind) = (digest.clone(), RecordKind::Content);
-        self.contents.insert(digest.clone(), index);
+        let (index, digest) = (self.cache.records.len(), digest.clone());
+        self.leaves.insert((digest.clone(), kind), index);
         let record = Record { digest, kind, output: 0, name: String::new(), inputs: Vec::new(), results: Vec::new() };
         self.cache.records.push(record);
         index

@@ -12,7 +12,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use cooper_content::{BlobSource, ByteStream, SourceError};
-use cooper_oci::{ChainId, Descriptor, DiffId, Digest, ImageRef};
+use cooper_oci::{ChainId, Descriptor, DiffId, Digest, ImageRef, annotations};
 use cooper_remote_cache::{Cache, DESCRIPTION, Link, Record, RecordKind, Role, StepResult, Stored, boolean};
 use cooper_solver::{Key, KeyInput, KeyRecord, KeyStore};
 use futures::StreamExt as _;
@@ -112,6 +112,7 @@ struct LazyLayer {
     diff_id: DiffId,
     chain: ChainId,
     created: Option<Timestamp>,
+    description: Option<String>,
 }
 
 /// Everything that was imported from one place.
@@ -196,7 +197,7 @@ impl Imported {
         let mut keys: Vec<Vec<Key>> = vec![Vec::new(); cache.records.len()];
         for index in cache.in_order() {
             let record = &cache.records[index];
-            if record.kind == RecordKind::Content {
+            if record.kind != RecordKind::Step {
                 continue;
             }
             let canonical = key_records(&cache, record, &keys, true);
@@ -240,8 +241,7 @@ impl Imported {
     }
 
     fn record(&self, layer: &LazyLayer, below: &Tree) -> LayerRecord {
-        let description = layer.descriptor.annotations.get(DESCRIPTION);
-        let description = description.cloned().unwrap_or_else(|| format!("imported from {}", self.origin.name));
+        let description = layer.description.clone().unwrap_or_else(|| format!("imported from {}", self.origin.name));
         let mut record = LayerRecord::new(RecordType::Regular, description, below.tops());
         record.diff_id = Some(layer.diff_id.clone());
         if let Some(created) = layer.created {
@@ -300,7 +300,11 @@ fn lazy(cache: &Cache, result: &StepResult, blobs: &Arc<dyn BlobSource>) -> Opti
         let layer = &cache.layers[index];
         let diff_id = layer.diff_id()?;
         let chain = ChainId::next(layers.last().map(|l| &l.chain), &diff_id);
-        layers.push(LazyLayer { descriptor: layer.descriptor.clone(), diff_id, chain, created: layer.created });
+        let (mut descriptor, created) = (layer.descriptor.clone(), layer.created);
+        // What the cache notes is no part of the archive: images with the layer are the same whoever made it.
+        let description = descriptor.annotations.remove(DESCRIPTION);
+        descriptor.annotations.remove(annotations::CREATED_AT);
+        layers.push(LazyLayer { descriptor, diff_id, chain, created, description });
     }
     (!layers.is_empty()).then(|| Lazy { layers, blobs: blobs.clone() })
 }

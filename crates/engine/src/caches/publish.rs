@@ -5,7 +5,6 @@ use crate::{build_error::BuildError, domain::Chain, internal_step::Step};
 use cooper_oci::{Descriptor, Digest};
 use cooper_remote_cache::{Backend, Cache, Error, Published, Version, Watched};
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
-use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -37,13 +36,6 @@ pub struct Target {
     pub locks: Arc<Locks>,
 }
 
-/// Writers that change the document at the same time: how often one of them begins anew.
-const MAX_ATTEMPTS: u32 = 64;
-/// Longest pause before another attempt.
-const MAX_PAUSE: Duration = Duration::from_millis(400);
-/// Results are refreshed when this part of their time has passed: an unchanged cache is not written again before.
-const REFRESH_PART: i32 = 10;
-
 /// Sends a cache. `None`: there was nothing to send.
 pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result<Option<Published>, BuildError> {
     let told = |e: Error| BuildError::refused(Chain(&e).to_string());
@@ -56,7 +48,9 @@ pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result
     let lock = target.locks.of(&target.backend.name());
     let _turn = lock.lock().await;
     let done = step.begin("writing cache manifest");
-    let published = write(target, cache).await.map_err(told);
+    let published = cooper_remote_cache::write(target.backend.as_ref(), target.before.clone(), target.ttl, cache)
+        .await
+        .map_err(told);
     done();
     published.map(Some)
 }
@@ -112,83 +106,4 @@ fn without(mut cache: Cache, lost: &HashSet<Digest>) -> Cache {
         record.results.retain(|r| !r.layers.iter().any(|&l| is_lost[l]));
     }
     cache.normalized()
-}
-
-/// Writes the document. When somebody else has written one since the build began, the two are merged; afterwards a
-/// place without conditional writes is asked whether everything is still there.
-async fn write(target: &Target, cache: Cache) -> Result<Published, Error> {
-    let backend = target.backend.as_ref();
-    let now = Timestamp::now();
-    let (mut over, mut wanted) = (target.before.clone(), cache.clone());
-    set_expiry(&mut wanted, target.ttl, now);
-    if target.ttl.is_some()
-        && let Some(found) = backend.current().await?.filter(|f| f.version == over)
-    {
-        keep_expiry(&mut wanted, &found.cache, target.ttl, now);
-    }
-    let ours = wanted.clone();
-    for attempt in 0..MAX_ATTEMPTS {
-        match backend.publish(&wanted, over.as_ref()).await {
-            Ok(published) if backend.is_atomic() || attempt == 0 && !contended(backend, &published, &ours).await? => {
-                return Ok(published);
-            }
-            Ok(published) => {
-                // Others are at it right now; one of them may have looked before this was there.
-                pause(attempt).await;
-                if !contended(backend, &published, &ours).await? {
-                    return Ok(published);
-                }
-            }
-            Err(Error::Conflict { .. }) => pause(attempt).await,
-            Err(error) => return Err(error),
-        }
-        let found = backend.current().await?;
-        over = found.as_ref().and_then(|f| f.version.clone());
-        wanted = match found {
-            Some(mut found) => {
-                found.cache.expire(now, SignedDuration::ZERO);
-                ours.merged(&found.cache)
-            }
-            None => ours.clone(),
-        };
-    }
-    Err(Error::Conflict { cache: backend.name() })
-}
-
-/// Whether something without these entries is there by now.
-async fn contended(backend: &dyn Backend, published: &Published, ours: &Cache) -> Result<bool, Error> {
-    let Some(version) = &published.version else { return Ok(false) };
-    match backend.current().await? {
-        Some(found) => Ok(found.version.as_ref() != Some(version) && !found.cache.includes(ours)),
-        None => Ok(true),
-    }
-}
-
-async fn pause(attempt: u32) {
-    let most = Duration::from_millis(20).saturating_mul(attempt + 1).min(MAX_PAUSE);
-    tokio::time::sleep(most.mul_f64(0.25 + 0.75 * rand::random::<f64>())).await;
-}
-
-fn set_expiry(cache: &mut Cache, ttl: Option<Duration>, now: Timestamp) {
-    let expires = ttl.and_then(|ttl| now.checked_add(ttl).ok());
-    for result in cache.records.iter_mut().flat_map(|r| &mut r.results) {
-        result.expires = expires;
-    }
-}
-
-/// Keeps the times of what is there already and fresh enough, so that an unchanged cache stays the same document.
-fn keep_expiry(cache: &mut Cache, there: &Cache, ttl: Option<Duration>, now: Timestamp) {
-    let Some(ttl) = ttl.and_then(|t| SignedDuration::try_from(t).ok()) else { return };
-    let fresh = now.checked_add(ttl - ttl / REFRESH_PART).ok();
-    let times: HashSet<Timestamp> = there.records.iter().flat_map(|r| &r.results).filter_map(|r| r.expires).collect();
-    let Some(kept) = times.iter().min().copied().filter(|oldest| fresh.is_some_and(|fresh| *oldest >= fresh)) else {
-        return;
-    };
-    let mut candidate = cache.clone();
-    for result in candidate.records.iter_mut().flat_map(|r| &mut r.results) {
-        result.expires = Some(kept);
-    }
-    if there.includes(&candidate) {
-        *cache = there.clone();
-    }
 }

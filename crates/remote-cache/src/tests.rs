@@ -1,0 +1,147 @@
+//! The format as a specification.
+
+use crate::{Cache, Layer, Link, Record, RecordKind, StepResult, parse, parse_described, parse_inline};
+use cooper_oci::{Descriptor, Digest, annotations};
+use proptest::prelude::*;
+
+fn layer(text: &str, parent: Option<usize>) -> Layer {
+    let descriptor = Descriptor::of("application/vnd.oci.image.layer.v1.tar+gzip", text.as_bytes())
+        .with_annotation(annotations::UNCOMPRESSED, Digest::of(format!("{text} unpacked")).to_string());
+    Layer { descriptor, parent, created: None }
+}
+
+fn record(text: &str, kind: RecordKind, inputs: Vec<Vec<Link>>, results: &[&[usize]]) -> Record {
+    let result = |layers: &&[usize]| StepResult { created: None, expires: None, layers: layers.to_vec() };
+    let results = results.iter().map(result).collect();
+    Record { digest: Digest::of(text), kind, output: 0, name: String::new(), inputs, results }
+}
+
+fn link(record: usize) -> Link {
+    Link { record, selector: String::new() }
+}
+
+/// A base, a step on it, a copy of what the step made that is known by content, too.
+fn example() -> Cache {
+    Cache {
+        layers: vec![layer("copy", None), layer("base", None), layer("step", Some(1))],
+        records: vec![
+            record("copy", RecordKind::Step, vec![vec![link(2), link(3)]], &[&[0]]),
+            record("base", RecordKind::Step, vec![], &[]),
+            record("step", RecordKind::Step, vec![vec![link(1)]], &[&[1, 2]]),
+            record("content", RecordKind::Content, vec![], &[]),
+            record("unused", RecordKind::Content, vec![], &[]),
+        ],
+    }
+}
+
+#[test]
+fn one_way_to_write_it() {
+    let cache = example().normalized();
+    assert_eq!(cache.records.len(), 4, "what no result needs is left out");
+    let mut shuffled = example();
+    shuffled.records.swap(0, 2);
+    for record in &mut shuffled.records {
+        for link in record.inputs.iter_mut().flatten() {
+            link.record = [2, 1, 0, 3, 4][link.record];
+        }
+    }
+    assert_eq!(shuffled.normalized().marshal(false), cache.marshal(false));
+    assert_eq!(cache.normalized(), cache);
+    let descriptors: Vec<_> = cache.layers.iter().map(|l| l.descriptor.clone()).collect();
+    assert_eq!(parse(&cache.marshal(false), &descriptors).unwrap(), cache);
+    let described = parse_described(&cache.marshal(true)).unwrap();
+    assert_eq!(described.marshal(true), cache.marshal(true));
+}
+
+#[test]
+fn as_buildkit_writes_it() {
+    let (a, b) = (Digest::of("a"), Digest::of("b"));
+    let text = format!(
+        r#"{{"layers":[{{"blob":"{a}","parent":-1}},{{"blob":"{b}"}}],
+            "records":[{{"layers":[{{"layer":1,"createdAt":"2024-01-01T00:00:00Z"}}],"digest":"{a}","inputs":[[{{"link":1}}],null]}},
+                       {{"chains":[{{"layers":[1,0]}}],"digest":"{b}"}}]}}"#
+    );
+    let descriptors = [Descriptor::new("x", a, 1), Descriptor::new("x", b, 1)];
+    let cache = parse(text.as_bytes(), &descriptors).unwrap();
+    // A parent that is left out is layer 0, not the bottom.
+    assert_eq!(cache.layers[1].parent, Some(0));
+    assert_eq!(cache.records[0].results[0].layers, [0, 1]);
+    assert_eq!(cache.records[1].results[0].layers, [1, 0]);
+}
+
+#[test]
+fn refuses_what_is_no_cache() {
+    let d = Digest::of("a");
+    let check = |text: String| parse(text.as_bytes(), &[Descriptor::new("x", d.clone(), 1)]).unwrap_err().to_string();
+    let record = |body: &str| check(format!(r#"{{"records":[{{"digest":"{d}",{body}}}]}}"#));
+    let layers = |body: &str| check(format!(r#"{{"layers":[{{"blob":"{d}",{body}}}]}}"#));
+    for (error, expected) in [
+        (layers(r#""parent":0"#), "layer 0 of the cache document depends on itself"),
+        (layers(r#""parent":7"#), "layer 0 of the cache document points to 7, which is not there"),
+        (layers(r#""parent":-2"#), "layer 0 of the cache document points to -2, which is not there"),
+        (record(r#""inputs":[[{"link":0}]]"#), "record 0 of the cache document depends on itself"),
+        (record(r#""inputs":[[{"link":1}]]"#), "record 0 of the cache document points to 1, which is not there"),
+        (record(r#""layers":[{"layer":0}]"#), "record 0 of the cache document points to 0, which is not there"),
+        (record(r#""output":99999999"#), "record 0 of the cache document points to 99999999, which is not there"),
+    ] {
+        assert_eq!(error, expected);
+    }
+    assert!(check("{\"records\":".to_owned()).starts_with("the cache document is not valid JSON"));
+    let other = Digest::of("b");
+    let unknown = check(format!(r#"{{"layers":[{{"blob":"{other}","parent":-1}}]}}"#));
+    assert_eq!(unknown, format!("the manifest of the cache does not describe layer {other}"));
+}
+
+#[test]
+fn inline_layers_are_those_of_the_image() {
+    let layers = vec![layer("a", None).descriptor, layer("b", None).descriptor];
+    let d = Digest::of("x");
+    let text = format!(r#"[{{"digest":"{d}","layers":[{{"layer":1}}],"chains":[{{"layers":[1]}}]}}]"#);
+    let cache = parse_inline(text.as_bytes(), layers).unwrap();
+    assert_eq!(cache.layers[1].parent, Some(0));
+    let stacks: Vec<_> = cache.records[0].results.iter().map(|r| r.layers.clone()).collect();
+    assert_eq!(stacks, [vec![0, 1], vec![1]]);
+    let again = parse_inline(&cache.marshal_inline(), cache.layers.iter().map(|l| l.descriptor.clone()).collect());
+    assert_eq!(again.unwrap(), cache);
+}
+
+#[test]
+fn merging_keeps_both_and_is_no_growth_when_there_is_nothing_new() {
+    let (one, two) = (example().normalized(), {
+        let mut other = example();
+        other.records.push(record("more", RecordKind::Step, vec![vec![link(2)]], &[&[1]]));
+        other.normalized()
+    });
+    let merged = one.merged(&two);
+    assert_eq!(merged, two.merged(&one));
+    assert!(merged.includes(&one) && merged.includes(&two));
+    assert!(two.includes(&one) && !one.includes(&two));
+    assert_eq!(one.merged(&one), one);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_cache_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes, &[]);
+        let _ = parse_described(&bytes);
+        let _ = parse_inline(&bytes, Vec::new());
+    }
+
+    #[test]
+    fn any_numbers_are_a_cache_or_an_error(
+        parents in proptest::collection::vec(-1i64..6, 1..6),
+        links in proptest::collection::vec(0usize..6, 1..6),
+        tops in proptest::collection::vec(0i64..6, 1..6),
+    ) {
+        let blob = Digest::of("a");
+        let layers: Vec<_> = parents.iter().map(|p| format!(r#"{{"blob":"{blob}","parent":{p}}}"#)).collect();
+        let records: Vec<_> = links.iter().zip(&tops)
+            .map(|(l, t)| format!(r#"{{"digest":"{blob}","inputs":[[{{"link":{l}}}]],"layers":[{{"layer":{t}}}]}}"#))
+            .collect();
+        let text = format!(r#"{{"layers":[{}],"records":[{}]}}"#, layers.join(","), records.join(","));
+        if let Ok(cache) = parse(text.as_bytes(), &[Descriptor::new("x", blob, 1)]) {
+            let normal = cache.normalized();
+            prop_assert_eq!(normal.normalized(), normal);
+        }
+    }
+}
