@@ -2,10 +2,15 @@
 
 use crate::{Backend, Cache, Error, Published, Version};
 use jiff::{SignedDuration, Timestamp};
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 /// Writers that change the document at the same time: how often one of them begins anew.
 const MAX_ATTEMPTS: u32 = 64;
+/// Shortest time after which a writer looks whether another has overtaken it; longer where others are seen to write.
+const SETTLE: Duration = Duration::from_millis(25);
 /// Longest pause before another attempt.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 /// Results are refreshed when this part of their time has passed: an unchanged cache is not written again before.
@@ -31,13 +36,13 @@ pub async fn write(
     }
     let ours = wanted.clone();
     for attempt in 0..MAX_ATTEMPTS {
+        let began = Instant::now();
         match backend.publish(&wanted, over.as_ref()).await {
-            Ok(published) if backend.is_atomic() || attempt == 0 && !contended(backend, &published, &ours).await? => {
-                return Ok(published);
-            }
+            Ok(published) if backend.is_atomic() => return Ok(published),
             Ok(published) => {
-                // Others are at it right now; one of them may have looked before this was there.
-                pause(attempt).await;
+                // Another writer may have looked before this was there and write only now: it needs no longer than this did.
+                let settle = if attempt == 0 { SETTLE } else { SETTLE * 4 };
+                tokio::time::sleep((began.elapsed() * 4).clamp(settle, MAX_PAUSE)).await;
                 if !contended(backend, &published, &ours).await? {
                     return Ok(published);
                 }
@@ -161,16 +166,24 @@ mod tests {
 
         async fn publish(&self, cache: &Cache, over: Option<&Version>) -> Result<Published, Error> {
             let version = Self::version(cache);
-            if self.now().is_some_and(|now| Some(&now) != over && now != version) {
+            let conflict = |now: &Option<Cache>| {
+                now.as_ref().map(Self::version).is_some_and(|now| Some(&now) != over && now != version)
+            };
+            if conflict(&self.document.lock()) {
                 return Err(Error::Conflict { cache: self.name() });
             }
             if self.slow {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            if self.now().as_ref() != Some(&version) {
-                *self.document.lock() = Some(cache.clone());
+            let mut document = self.document.lock();
+            if self.atomic && conflict(&document) {
+                return Err(Error::Conflict { cache: self.name() });
+            }
+            if document.as_ref() != Some(cache) {
+                *document = Some(cache.clone());
                 *self.writes.lock() += 1;
             }
+            drop(document);
             Ok(Published { manifest: None, version: Some(version) })
         }
 
