@@ -14,6 +14,7 @@ pub mod flags;
 mod gc;
 mod keys;
 mod provenance;
+mod unheeded;
 mod values;
 
 pub use provenance::provenance_environment;

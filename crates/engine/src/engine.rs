@@ -325,7 +325,7 @@ impl Engine {
     }
 
     fn register(&self, request: &BuildRequest) -> Result<Registered, BuildError> {
-        let status = Arc::new(BuildStatus::default());
+        let status = Arc::new(BuildStatus::new(&self.inner.worker.scratch));
         let mut builds = self.inner.builds.lock();
         if builds.contains_key(&request.id) {
             return Err(BuildError::refused(format!("job ID {} exists", request.id)));

@@ -1,8 +1,8 @@
-//! Bounds on what one step may write to the status stream.
+//! Bounds on what one step may show to those who watch. Its record holds everything, up to a bound of its own.
 
 use crate::domain::Build;
 use bytes::Bytes;
-use cooper_solver::OpContext;
+use cooper_solver::{LogAudience, OpContext};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Instant};
 
@@ -12,6 +12,8 @@ const MAX_SIZE: i64 = 2 << 20;
 const MAX_SPEED: i64 = 200 << 10;
 /// Bytes kept back after the limit was reached, shown when the step ends.
 const TAIL: usize = 256 << 10;
+/// Bytes of a step's log that its record holds: a step that prints without end must not fill the disk.
+const RECORDED: u64 = 1 << 30;
 
 /// Counts what a step writes; what exceeds the limits is dropped except for the tail, and says so.
 pub struct LogLimit {
@@ -23,6 +25,7 @@ pub struct LogLimit {
 struct State {
     since: Instant,
     passed: i64,
+    recorded: u64,
     clipped: Option<&'static str>,
     tail: VecDeque<(i32, Bytes)>,
     tail_bytes: usize,
@@ -36,13 +39,22 @@ impl LogLimit {
     }
 
     fn new(size: i64, speed: i64) -> Self {
-        let state = State { since: Instant::now(), passed: 0, clipped: None, tail: VecDeque::new(), tail_bytes: 0 };
+        let state = State {
+            since: Instant::now(),
+            passed: 0,
+            recorded: 0,
+            clipped: None,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+        };
         Self { size, speed, state: Mutex::new(state) }
     }
 
     /// Passes `data` on, or keeps it back.
     pub fn write(&self, stream: i32, data: Bytes, cx: &OpContext<Build>) {
         let mut state = self.state.lock();
+        let before = state.recorded;
+        state.recorded += data.len() as u64;
         if state.clipped.is_none() {
             state.clipped = self.exceeded(&state, data.len() as i64);
             match state.clipped {
@@ -50,8 +62,16 @@ impl LogLimit {
                     state.passed += data.len() as i64;
                     return cx.log(stream, data);
                 }
-                Some(what) => cx.log(stream, format!("[output clipped, log limit {what} reached]\n")),
+                Some(what) => {
+                    let notice = format!("[output clipped, log limit {what} reached]\n");
+                    cx.log_to(LogAudience::Watchers, stream, notice);
+                }
             }
+        }
+        if state.recorded <= RECORDED {
+            cx.log_to(LogAudience::Record, stream, data.clone());
+        } else if before <= RECORDED {
+            cx.log_to(LogAudience::Record, stream, "[output clipped, the record of the step is full]\n");
         }
         state.tail_bytes += data.len();
         state.tail.push_back((stream, data));
@@ -74,7 +94,7 @@ impl LogLimit {
     pub fn finish(&self, cx: &OpContext<Build>) {
         let mut state = self.state.lock();
         for (stream, data) in state.tail.drain(..) {
-            cx.log(stream, data);
+            cx.log_to(LogAudience::Watchers, stream, data);
         }
     }
 }

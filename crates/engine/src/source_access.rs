@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use cooper_content::ByteStream;
 use cooper_llb::pb;
 use cooper_oci::Digest;
-use cooper_solver::{Event, StatusUpdate};
+use cooper_solver::{Event, LogAudience, StatusUpdate};
 use cooper_source::{
     git::{GitAccess, GitCommit, SshSocket},
     http::HttpFile,
@@ -107,7 +107,12 @@ impl GitAccess for ClientAccess<'_> {
     }
 
     fn log(&self, line: &str) {
-        (self.tell)(Event::Log { stream: 2, data: format!("{line}\n").into(), time: SystemTime::now() });
+        (self.tell)(Event::Log {
+            stream: 2,
+            data: format!("{line}\n").into(),
+            time: SystemTime::now(),
+            audience: LogAudience::All,
+        });
     }
 }
 

@@ -1,11 +1,18 @@
 //! What a build tells its watchers: an append-only log that late watchers read from the start.
 
-use bytes::Bytes;
+use crate::{
+    spool::{self, For, Part, Spool},
+    status_log,
+};
 use cooper_oci::Digest;
-use cooper_solver::{Event, Observer, StatusUpdate, VertexUpdate, Warning};
+use cooper_solver::{Event, LogAudience, Observer, VertexUpdate, Warning};
+use cooper_wire::control;
 use parking_lot::Mutex;
+use prost::Message as _;
 use std::{
     collections::HashMap,
+    io,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -35,28 +42,6 @@ pub struct VertexStatus {
     pub group: Option<ProgressGroup>,
 }
 
-/// One entry of the log.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StatusItem {
-    /// A vertex changed.
-    Vertex(VertexStatus),
-    /// A progress bar within a vertex changed.
-    Status(Digest, StatusUpdate),
-    /// Output of a process.
-    Log {
-        /// Whose.
-        vertex: Digest,
-        /// 1 is stdout, 2 stderr.
-        stream: i32,
-        /// Raw bytes.
-        data: Bytes,
-        /// When.
-        time: SystemTime,
-    },
-    /// Advice to the author.
-    Warning(Digest, Arc<Warning>, Option<Arc<SourceRanges>>),
-}
-
 /// Where in a source file something was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceRanges {
@@ -69,41 +54,51 @@ pub struct SourceRanges {
 /// Updates of one progress bar that come faster than this are folded into the next.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Log bytes after which a message to a watcher is closed and another begun.
+const MESSAGE_LOGS: usize = 1 << 20;
+
 /// The status log of one build.
 pub struct BuildStatus {
     state: Mutex<State>,
     version: watch::Sender<usize>,
 }
 
-#[derive(Default)]
 struct State {
-    items: Vec<StatusItem>,
+    spool: Spool,
     vertices: HashMap<Digest, VertexStatus>,
     bars: HashMap<(Digest, String), SystemTime>,
+    warnings: usize,
     closed: bool,
 }
 
-impl Default for BuildStatus {
-    fn default() -> Self {
-        Self { state: Mutex::default(), version: watch::channel(0).0 }
-    }
-}
-
 impl BuildStatus {
+    /// An empty log. What does not stay in memory goes to a file without a name in `scratch`.
+    pub fn new(scratch: &Path) -> Self {
+        let state = State {
+            spool: Spool::new(scratch),
+            vertices: HashMap::new(),
+            bars: HashMap::new(),
+            warnings: 0,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), version: watch::channel(0).0 }
+    }
+
     /// Announces a vertex before anything happens to it.
     pub fn announce(&self, vertex: VertexStatus) {
         let mut state = self.state.lock();
         if state.vertices.contains_key(&vertex.digest) {
             return;
         }
-        state.vertices.insert(vertex.digest.clone(), vertex.clone());
-        self.push(&mut state, StatusItem::Vertex(vertex));
+        self.push(&mut state, &status_log::vertex(&vertex), For::All);
+        state.vertices.insert(vertex.digest.clone(), vertex);
     }
 
     /// Adds a warning; the vertex need not be known.
-    pub fn warn(&self, vertex: Digest, warning: Warning, source: Option<SourceRanges>) {
-        let item = StatusItem::Warning(vertex, Arc::new(warning), source.map(Arc::new));
-        self.push(&mut self.state.lock(), item);
+    pub fn warn(&self, vertex: &Digest, warning: &Warning, source: Option<&SourceRanges>) {
+        let mut state = self.state.lock();
+        state.warnings += 1;
+        self.push(&mut state, &status_log::warning(vertex, warning, source), For::All);
     }
 
     /// Ends the log: vertices that are still running are closed, watchers see the end.
@@ -117,8 +112,8 @@ impl BuildStatus {
             .map(|v| VertexStatus { completed: Some(now), error: "context canceled".to_owned(), ..v.clone() })
             .collect();
         for vertex in open {
-            state.vertices.insert(vertex.digest.clone(), vertex.clone());
-            self.push(&mut state, StatusItem::Vertex(vertex));
+            self.push(&mut state, &status_log::vertex(&vertex), For::All);
+            state.vertices.insert(vertex.digest.clone(), vertex);
         }
         state.closed = true;
         self.version.send_modify(|v| *v += 1);
@@ -129,9 +124,23 @@ impl BuildStatus {
         StatusReader { status: self.clone(), position: 0, version: self.version.subscribe() }
     }
 
-    /// Everything so far.
-    pub fn items(&self) -> Vec<StatusItem> {
-        self.state.lock().items.clone()
+    /// Writes what belongs into the record of the build. Blocks.
+    pub fn record(&self, to: &mut impl io::Write) -> io::Result<()> {
+        let mut recorder = status_log::Recorder::new(to);
+        let mut position = 0;
+        loop {
+            let part = self.state.lock().spool.part(position);
+            let bytes = part.bytes(position)?;
+            if bytes.is_empty() {
+                return recorder.finish();
+            }
+            for frame in spool::frames(&bytes) {
+                position += frame.size();
+                if frame.to != For::Watchers {
+                    recorder.add(frame.message)?;
+                }
+            }
+        }
     }
 
     /// Every vertex in its latest state.
@@ -141,12 +150,14 @@ impl BuildStatus {
 
     /// The number of warnings so far.
     pub fn warnings(&self) -> usize {
-        self.state.lock().items.iter().filter(|i| matches!(i, StatusItem::Warning(..))).count()
+        self.state.lock().warnings
     }
 
-    fn push(&self, state: &mut State, item: StatusItem) {
-        state.items.push(item);
-        self.version.send_modify(|v| *v += 1);
+    fn push(&self, state: &mut State, message: &control::StatusResponse, to: For) {
+        state.spool.push(message, to);
+        if to != For::Record {
+            self.version.send_modify(|v| *v += 1);
+        }
     }
 }
 
@@ -158,15 +169,25 @@ impl Observer for BuildStatus {
         vertex.completed = update.completed;
         vertex.cached = update.cached;
         vertex.error = update.error.unwrap_or_default();
-        let vertex = vertex.clone();
-        self.push(&mut state, StatusItem::Vertex(vertex));
+        let message = status_log::vertex(vertex);
+        self.push(&mut state, &message, For::All);
     }
 
     fn event(&self, vertex: &Digest, event: Event) {
         let mut state = self.state.lock();
-        let item = match event {
-            Event::Log { stream, data, time } => StatusItem::Log { vertex: vertex.clone(), stream, data, time },
-            Event::Warning(warning) => StatusItem::Warning(vertex.clone(), warning, None),
+        match event {
+            Event::Log { stream, data, time, audience } => {
+                let to = match audience {
+                    LogAudience::All => For::All,
+                    LogAudience::Watchers => For::Watchers,
+                    LogAudience::Record => For::Record,
+                };
+                self.push(&mut state, &status_log::log(vertex, stream, &data, time), to);
+            }
+            Event::Warning(warning) => {
+                state.warnings += 1;
+                self.push(&mut state, &status_log::warning(vertex, &warning, None), For::All);
+            }
             Event::Status(status) => {
                 let bar = (vertex.clone(), status.id.clone());
                 let recent = state.bars.get(&bar).is_some_and(|last| {
@@ -176,37 +197,134 @@ impl Observer for BuildStatus {
                     return;
                 }
                 state.bars.insert(bar, status.time);
-                StatusItem::Status(vertex.clone(), status)
+                self.push(&mut state, &status_log::status(vertex, status), For::All);
             }
-        };
-        self.push(&mut state, item);
+        }
     }
 }
 
 /// Reads a status log at its own pace.
 pub struct StatusReader {
     status: Arc<BuildStatus>,
-    position: usize,
+    /// Where the next frame begins.
+    position: u64,
     version: watch::Receiver<usize>,
 }
 
 impl StatusReader {
-    /// The entries since the last call, waiting for some; `None` once the log has ended.
-    pub async fn next(&mut self) -> Option<Vec<StatusItem>> {
+    /// What was added since the last call, or a part of it, waiting for something; `None` once the log has ended.
+    pub async fn next(&mut self) -> Option<control::StatusResponse> {
         loop {
             self.version.borrow_and_update();
-            {
+            let (part, closed) = {
                 let state = self.status.state.lock();
-                if self.position < state.items.len() {
-                    let items = state.items[self.position..].to_vec();
-                    self.position = state.items.len();
-                    return Some(items);
-                }
-                if state.closed {
+                (state.spool.part(self.position), state.closed)
+            };
+            let position = self.position;
+            let bytes = match part {
+                Part::Here(bytes) => bytes,
+                part @ Part::Filed(..) => tokio::task::spawn_blocking(move || part.bytes(position)).await.ok()?.ok()?,
+            };
+            if bytes.is_empty() {
+                if closed {
                     return None;
                 }
+                self.version.changed().await.ok()?;
+                continue;
             }
-            self.version.changed().await.ok()?;
+            if let Some(message) = self.merge(&bytes) {
+                return Some(message);
+            }
         }
+    }
+
+    /// Makes one message of frames for watchers; `None` when there are none among these.
+    fn merge(&mut self, bytes: &[u8]) -> Option<control::StatusResponse> {
+        let mut message = control::StatusResponse::default();
+        let (mut any, mut logs) = (false, 0);
+        for frame in spool::frames(bytes) {
+            if frame.to != For::Record {
+                // The frames were encoded here: they can be decoded.
+                message.merge(frame.message).ok()?;
+                (any, logs) = (true, logs + frame.message.len());
+            }
+            self.position += frame.size();
+            if logs >= MESSAGE_LOGS {
+                break;
+            }
+        }
+        any.then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status_log::RecordedLog;
+
+    fn text(message: &control::StatusResponse) -> String {
+        message.logs.iter().map(|l| String::from_utf8_lossy(&l.msg).into_owned()).collect()
+    }
+
+    fn status() -> (Arc<BuildStatus>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(BuildStatus::new(dir.path())), dir)
+    }
+
+    fn log(status: &BuildStatus, text: &str, audience: LogAudience) {
+        let event = Event::Log { stream: 1, data: text.to_owned().into(), time: SystemTime::UNIX_EPOCH, audience };
+        status.event(&Digest::of("v"), event);
+    }
+
+    #[tokio::test]
+    async fn the_record_holds_everything_and_watchers_see_what_is_for_them() {
+        let (status, dir) = status();
+        let mut early = status.watch();
+        let mut whole = String::new();
+        for n in 0..20_000 {
+            let line = format!("line {n} {}\n", "x".repeat(n % 100));
+            log(&status, &line, if n < 9_000 { LogAudience::All } else { LogAudience::Record });
+            whole.push_str(&line);
+        }
+        log(&status, "clipped\n", LogAudience::Watchers);
+        let first = early.next().await.unwrap();
+        assert!(text(&first).starts_with("line 0 \n"));
+        status.close();
+        for (mut reader, mut seen) in [(early, text(&first)), (status.watch(), String::new())] {
+            while let Some(message) = reader.next().await {
+                seen.push_str(&text(&message));
+            }
+            assert!(whole.starts_with(seen.strip_suffix("clipped\n").unwrap()));
+            assert_eq!(seen.lines().count(), 9_001);
+        }
+        let store = cooper_content::Store::open(dir.path().join("content")).unwrap();
+        let mut bytes = Vec::new();
+        status.record(&mut bytes).unwrap();
+        let mut recorded = RecordedLog::new(store.reader(&store.put(bytes).unwrap()).unwrap());
+        let mut replayed = String::new();
+        while let Some(message) = recorded.next().unwrap() {
+            replayed.push_str(&text(&message));
+        }
+        assert!(replayed == whole, "{} bytes replayed, {} written", replayed.len(), whole.len());
+    }
+
+    #[tokio::test]
+    async fn closing_ends_what_still_runs() {
+        let (status, _dir) = status();
+        let vertex = VertexStatus {
+            digest: Digest::of("v"),
+            inputs: Vec::new(),
+            name: "v".into(),
+            cached: false,
+            started: Some(SystemTime::UNIX_EPOCH),
+            completed: None,
+            error: String::new(),
+            group: None,
+        };
+        status.announce(vertex);
+        status.close();
+        let message = status.watch().next().await.unwrap();
+        let states: Vec<_> = message.vertexes.iter().map(|v| (v.completed.is_some(), v.error.as_str())).collect();
+        assert_eq!(states, [(false, ""), (true, "context canceled")]);
     }
 }

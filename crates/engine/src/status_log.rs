@@ -2,19 +2,20 @@
 //!
 //! On disk: every message in front of which its length stands, four bytes, the lowest first.
 
-use crate::status::{StatusItem, VertexStatus};
+use crate::status::{SourceRanges, VertexStatus};
 use cooper_content::Blob;
-use cooper_wire::control;
+use cooper_oci::Digest;
+use cooper_solver::{StatusUpdate, Warning};
+use cooper_wire::control::{self, StatusResponse};
 use prost::Message as _;
 use std::{
-    collections::VecDeque,
     io::{self, Read as _},
     time::SystemTime,
 };
 
-/// Log bytes after which a message is closed and another begun.
-const LOG_BYTES: usize = 1 << 20;
-/// Items per message on disk: replaying needs not hold the whole log.
+/// Bytes after which a message on disk is closed and another begun: replaying needs not hold the whole log.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// Items per message on disk.
 const ITEMS: usize = 256;
 /// Largest message that a log may hold, in bytes.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -23,17 +24,39 @@ fn timestamp(time: SystemTime) -> prost_types::Timestamp {
     prost_types::Timestamp::from(time)
 }
 
-/// The whole log of a build as it is kept on disk.
-pub(crate) fn encode(items: Vec<StatusItem>) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut items = items.into_iter().peekable();
-    while items.peek().is_some() {
-        for message in messages(items.by_ref().take(ITEMS).collect()) {
-            out.extend_from_slice(&(message.encoded_len() as u32).to_le_bytes());
-            message.encode(&mut out).unwrap_or_default(); // a vector never runs out of space
-        }
+/// Writes a log as it is kept on disk. Encoded messages are put together without looking into them.
+pub(crate) struct Recorder<'a, W> {
+    to: &'a mut W,
+    message: Vec<u8>,
+    items: usize,
+}
+
+impl<'a, W: io::Write> Recorder<'a, W> {
+    pub fn new(to: &'a mut W) -> Self {
+        Self { to, message: Vec::new(), items: 0 }
     }
-    out
+
+    /// Adds an encoded message.
+    pub fn add(&mut self, message: &[u8]) -> io::Result<()> {
+        self.message.extend_from_slice(message);
+        self.items += 1;
+        if self.items == ITEMS || self.message.len() >= MESSAGE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the rest.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.items > 0 {
+            self.to.write_all(&(self.message.len() as u32).to_le_bytes())?;
+            self.to.write_all(&self.message)?;
+            self.message.clear();
+            self.items = 0;
+        }
+        Ok(())
+    }
 }
 
 /// A log on disk, message by message. Blocks.
@@ -61,95 +84,62 @@ impl RecordedLog {
     }
 }
 
-/// Packs items into messages, in order.
-pub fn messages(items: Vec<StatusItem>) -> VecDeque<control::StatusResponse> {
-    let mut messages = VecDeque::new();
-    let mut message = control::StatusResponse::default();
-    let mut bytes = 0;
-    for item in items {
-        match item {
-            StatusItem::Vertex(v) => message.vertexes.push(vertex(v)),
-            StatusItem::Status(vertex, s) => message.statuses.push(control::VertexStatus {
-                name: action(&s.id).to_owned(),
-                id: s.id,
-                vertex: vertex.to_string(),
-                current: s.current,
-                total: s.total,
-                timestamp: Some(timestamp(s.time)),
-                started: s.started.map(timestamp),
-                completed: s.completed.map(timestamp),
-            }),
-            StatusItem::Log { vertex, stream, data, time } => {
-                bytes += data.len();
-                message.logs.push(control::VertexLog {
-                    vertex: vertex.to_string(),
-                    timestamp: Some(timestamp(time)),
-                    stream: i64::from(stream),
-                    msg: data.to_vec(),
-                });
-            }
-            StatusItem::Warning(vertex, warning, source) => message.warnings.push(control::VertexWarning {
-                vertex: vertex.to_string(),
-                level: i64::from(warning.level),
-                short: warning.short.clone().into_bytes(),
-                detail: warning.detail.iter().map(|d| d.clone().into_bytes()).collect(),
-                url: warning.url.clone(),
-                info: source.as_ref().map(|s| s.info.clone()),
-                ranges: source.as_ref().map(|s| s.ranges.clone()).unwrap_or_default(),
-            }),
-        }
-        if bytes >= LOG_BYTES {
-            messages.push_back(std::mem::take(&mut message));
-            bytes = 0;
-        }
-    }
-    if message != control::StatusResponse::default() {
-        messages.push_back(message);
-    }
-    messages
+/// A vertex that changed.
+pub(crate) fn vertex(v: &VertexStatus) -> StatusResponse {
+    let vertex = control::Vertex {
+        digest: v.digest.to_string(),
+        inputs: v.inputs.iter().map(ToString::to_string).collect(),
+        name: v.name.clone(),
+        cached: v.cached,
+        started: v.started.map(timestamp),
+        completed: v.completed.map(timestamp),
+        error: v.error.clone(),
+        progress_group: v.group.clone(),
+    };
+    StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() }
+}
+
+/// A progress bar within a vertex that changed.
+pub(crate) fn status(vertex: &Digest, s: StatusUpdate) -> StatusResponse {
+    let status = control::VertexStatus {
+        name: action(&s.id).to_owned(),
+        id: s.id,
+        vertex: vertex.to_string(),
+        current: s.current,
+        total: s.total,
+        timestamp: Some(timestamp(s.time)),
+        started: s.started.map(timestamp),
+        completed: s.completed.map(timestamp),
+    };
+    StatusResponse { statuses: vec![status], ..StatusResponse::default() }
+}
+
+/// Output of a process.
+pub(crate) fn log(vertex: &Digest, stream: i32, data: &[u8], time: SystemTime) -> StatusResponse {
+    let log = control::VertexLog {
+        vertex: vertex.to_string(),
+        timestamp: Some(timestamp(time)),
+        stream: i64::from(stream),
+        msg: data.to_vec(),
+    };
+    StatusResponse { logs: vec![log], ..StatusResponse::default() }
+}
+
+/// Advice to the author.
+pub(crate) fn warning(vertex: &Digest, warning: &Warning, source: Option<&SourceRanges>) -> StatusResponse {
+    let warning = control::VertexWarning {
+        vertex: vertex.to_string(),
+        level: i64::from(warning.level),
+        short: warning.short.clone().into_bytes(),
+        detail: warning.detail.iter().map(|d| d.clone().into_bytes()).collect(),
+        url: warning.url.clone(),
+        info: source.map(|s| s.info.clone()),
+        ranges: source.map(|s| s.ranges.clone()).unwrap_or_default(),
+    };
+    StatusResponse { warnings: vec![warning], ..StatusResponse::default() }
 }
 
 /// What is being done, apart from what it is done to: `transferring` of `transferring context:`.
 fn action(id: &str) -> &str {
     id.strip_suffix(':').and_then(|id| id.split_once(' ')).map_or(id, |(action, _)| action)
-}
-
-fn vertex(v: VertexStatus) -> control::Vertex {
-    control::Vertex {
-        digest: v.digest.to_string(),
-        inputs: v.inputs.iter().map(ToString::to_string).collect(),
-        name: v.name,
-        cached: v.cached,
-        started: v.started.map(timestamp),
-        completed: v.completed.map(timestamp),
-        error: v.error,
-        progress_group: v.group,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cooper_oci::Digest;
-
-    #[test]
-    fn a_log_is_read_back_as_it_was() {
-        let item = |n: usize| StatusItem::Log {
-            vertex: Digest::of("v"),
-            stream: 1,
-            data: format!("line {n}\n").into(),
-            time: SystemTime::UNIX_EPOCH,
-        };
-        let items: Vec<StatusItem> = (0..ITEMS + 1).map(item).collect();
-        let dir = tempfile::tempdir().unwrap();
-        let store = cooper_content::Store::open(dir.path()).unwrap();
-        let digest = store.put(encode(items.clone())).unwrap();
-        let mut log = RecordedLog::new(store.reader(&digest).unwrap());
-        let mut read = Vec::new();
-        while let Some(message) = log.next().unwrap() {
-            read.extend(message.logs.into_iter().map(|l| l.msg));
-        }
-        let lines: Vec<Vec<u8>> = (0..ITEMS + 1).map(|n| format!("line {n}\n").into_bytes()).collect();
-        assert_eq!(read, lines);
-    }
 }

@@ -2,8 +2,9 @@
 //!
 //! `cargo run -p cooper-frontend --example embed -- CONTEXT ARCHIVE`
 
-use cooper_engine::{BuildLog, BuildRequest, Engine, EngineConfig, ExporterSpec, StatusItem};
+use cooper_engine::{BuildLog, BuildRequest, Engine, EngineConfig, ExporterSpec};
 use cooper_session::client::{Files, LocalDir, Outputs, SessionBuilder};
+use cooper_wire::control::StatusResponse;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,8 +27,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let follow = async {
         if let Ok(BuildLog::Live(mut progress)) = engine.status(&id).await {
-            while let Some(items) = progress.next().await {
-                items.iter().for_each(show);
+            while let Some(news) = progress.next().await {
+                show(&news);
             }
         }
     };
@@ -36,10 +37,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn show(item: &StatusItem) {
-    match item {
-        StatusItem::Vertex(vertex) if vertex.completed.is_some() => println!("{}", vertex.name),
-        StatusItem::Log { data, .. } => print!("  {}", String::from_utf8_lossy(data)),
-        _ => {}
+fn show(news: &StatusResponse) {
+    for log in &news.logs {
+        print!("  {}", String::from_utf8_lossy(&log.msg));
+    }
+    for vertex in news.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
+        println!("{}", vertex.name);
     }
 }

@@ -37,6 +37,13 @@ pub fn op(raw: &[u8]) -> Result<Value, Error> {
     convert("pb.Op", raw, Dialect::Standard)
 }
 
+/// An op from standard protobuf JSON, as [`op`] writes it.
+pub fn parse_op(json: &Value) -> Result<pb::Op, Error> {
+    let fail = |reason: String| Error::Json { what: "pb.Op", reason };
+    let message = DynamicMessage::deserialize(descriptor("pb.Op")?, json).map_err(|e| fail(e.to_string()))?;
+    pb::Op::decode(&*message.encode_to_vec()).map_err(|e| fail(e.to_string()))
+}
+
 /// The answer of the `frontend.convertllb` subrequest: ops and metadata by digest, and the sources.
 pub fn definition(definition: &pb::Definition) -> Result<Value, Error> {
     let mut ops = Map::new();

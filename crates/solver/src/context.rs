@@ -1,6 +1,6 @@
 //! What an operation may use while it works.
 
-use crate::{Domain, Event, StatusUpdate, flight::Audience};
+use crate::{Domain, Event, LogAudience, StatusUpdate, flight::Audience};
 use bytes::Bytes;
 use cooper_oci::Digest;
 use std::{sync::Arc, time::SystemTime};
@@ -28,7 +28,12 @@ impl<D: Domain> OpContext<D> {
 
     /// Passes on process output: stream 1 is stdout, 2 stderr.
     pub fn log(&self, stream: i32, data: impl Into<Bytes>) {
-        self.emit(Event::Log { stream, data: data.into(), time: SystemTime::now() });
+        self.log_to(LogAudience::All, stream, data);
+    }
+
+    /// Passes on process output to some only.
+    pub fn log_to(&self, audience: LogAudience, stream: i32, data: impl Into<Bytes>) {
+        self.emit(Event::Log { stream, data: data.into(), time: SystemTime::now(), audience });
     }
 
     /// Runs `work` under a progress bar `id` that has neither a size nor steps.

@@ -1,6 +1,6 @@
 //! Work that several builds may want at the same time: begun once, shared, stopped when nobody is left.
 
-use crate::{Domain, Event, Observer, OpContext, SolveError, VertexUpdate};
+use crate::{Domain, Event, LogAudience, Observer, OpContext, SolveError, VertexUpdate};
 use cooper_oci::Digest;
 use futures::{
     FutureExt,
@@ -72,6 +72,8 @@ impl<D: Domain> Audience<D> {
             member.observer.event(&member.vertex, event.clone());
         }
         let size = match &event {
+            // Whoever joins late sees what watchers saw.
+            Event::Log { audience: LogAudience::Record, .. } => return,
             Event::Log { data, .. } => data.len(),
             Event::Status(new) => {
                 state.replay.retain(|e| !matches!(e, Event::Status(old) if old.id == new.id));

@@ -25,5 +25,5 @@ pub use context::OpContext;
 pub use job::{Identity, Job, Solved, Solver, SolverOptions};
 pub use key::{Key, KeyInput, KeyRecord};
 pub use op::{CacheMap, Dependency, Domain, Edge, Op, SolveError, Vertex};
-pub use progress::{Event, Observer, StatusUpdate, VertexUpdate, Warning};
+pub use progress::{Event, LogAudience, Observer, StatusUpdate, VertexUpdate, Warning};
 pub use store::{KeyStore, MemoryStore};

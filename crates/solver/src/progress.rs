@@ -38,11 +38,25 @@ pub enum Event {
         data: Bytes,
         /// When.
         time: SystemTime,
+        /// Who is told.
+        audience: LogAudience,
     },
     /// A nested progress bar.
     Status(StatusUpdate),
     /// Advice to the author.
     Warning(Arc<Warning>),
+}
+
+/// Who is told of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogAudience {
+    /// Everybody.
+    #[default]
+    All,
+    /// Those who watch while it happens.
+    Watchers,
+    /// The record of the build, which holds more than watchers are shown.
+    Record,
 }
 
 /// A nested progress bar; later updates of one `id` replace earlier ones.

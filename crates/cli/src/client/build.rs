@@ -19,6 +19,7 @@ use super::output::{Destination, Export};
 use super::secret::Secret;
 use super::session::{self, Attachments, Upload};
 use super::ssh::SshForward;
+use super::trace::ClientSpan;
 use super::{control, gateway};
 use crate::error::{CliError, Failure, Result};
 use crate::progress::Progress;
@@ -60,6 +61,15 @@ pub struct Build {
     pub shared_key: String,
     /// The answer is wanted from the result's metadata.
     pub subrequest: bool,
+    /// A step that fails is shown in a shell.
+    pub shell: bool,
+}
+
+impl Build {
+    /// This side asks for the frontend within the build, instead of naming it when the build begins.
+    fn driven(&self) -> bool {
+        self.subrequest || self.shell
+    }
 }
 
 /// What a build brought.
@@ -97,7 +107,9 @@ pub async fn run(channel: Channel, mut build: Build, progress: Progress, interru
 
     let (solved, status_end) = watch::channel(false);
     let status = tokio::spawn(follow_status(channel.clone(), build.ref_id.clone(), progress.sender(), status_end));
-    let answer = solve(channel, build, session.id(), interrupt).await;
+    let span = ClientSpan::start();
+    let answer = solve(channel.clone(), build, session.id(), &span, interrupt).await;
+    span.finish(channel, answer.as_ref().err().map(ToString::to_string)).await;
     // Outputs and caches are complete once the daemon has answered; the session has no more to give.
     let closed = session.close().await;
     solved.send_replace(true);
@@ -153,24 +165,32 @@ fn prepare_layouts(exports: &[Export]) -> Result<Vec<PathBuf>> {
 
 type Answer = (BTreeMap<String, String>, BTreeMap<String, Vec<u8>>);
 
-async fn solve(channel: Channel, build: Build, session: &str, mut interrupt: Interrupt) -> Result<Answer> {
-    let inner = build.subrequest.then(|| gateway::Inner {
+async fn solve(
+    channel: Channel,
+    build: Build,
+    session: &str,
+    span: &ClientSpan,
+    mut interrupt: Interrupt,
+) -> Result<Answer> {
+    let inner = build.driven().then(|| gateway::Inner {
         ref_id: build.ref_id.clone(),
         frontend: build.frontend.clone(),
         options: build.attrs.clone(),
         definition: build.definition.clone(),
         imports: build.cache_imports.clone(),
+        evaluate: build.shell,
+        shell: build.shell,
     });
     let mut client = control(channel.clone());
     let request = request(build, session);
     let solving = async move {
         match inner {
             None => {
-                let response = client.solve(request).await.map_err(CliError::rpc(FAILED))?;
+                let response = client.solve(span.mark(request)).await.map_err(CliError::rpc(FAILED))?;
                 Ok((response.into_inner().exporter_response, BTreeMap::new()))
             }
             Some(inner) => {
-                let (outer, inner) = tokio::join!(client.solve(request), gateway::drive(channel, inner));
+                let (outer, inner) = tokio::join!(client.solve(span.mark(request)), gateway::drive(channel, inner));
                 let response = first_cause(outer, &inner)?;
                 let metadata = inner.map_err(CliError::rpc(FAILED))?;
                 Ok((response.into_inner().exporter_response, metadata))
@@ -200,10 +220,10 @@ fn first_cause<T, U>(outer: std::result::Result<T, Status>, inner: &std::result:
 }
 
 fn request(build: Build, session: &str) -> SolveRequest {
+    let driven = build.driven();
     let exporters: Vec<_> =
         build.exports.into_iter().map(|export| Exporter { r#type: export.kind, attrs: export.attrs }).collect();
-    let (frontend, definition) =
-        if build.subrequest { (String::new(), None) } else { (build.frontend, build.definition) };
+    let (frontend, definition) = if driven { (String::new(), None) } else { (build.frontend, build.definition) };
     // Daemons from before several exporters were possible read the first one here.
     let first = exporters.first().cloned().unwrap_or_default();
     SolveRequest {

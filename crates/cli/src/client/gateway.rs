@@ -1,5 +1,6 @@
 //! A build driven from the client: the daemon opens a build without a frontend, the client asks it to solve
-//! and returns the result. Needed where the answer is in the result's metadata (subrequests).
+//! and returns the result. Needed where the answer is in the result's metadata (subrequests), and where somebody wants
+//! to look into a failed step before the build ends.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::MAX_MESSAGE;
+use super::{MAX_MESSAGE, shell};
 
 /// Names the build that a bridge call belongs to.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -30,6 +31,10 @@ pub struct Inner {
     pub definition: Option<pb::Definition>,
     /// Remote caches.
     pub imports: Vec<CacheOptionsEntry>,
+    /// Work that is done at once, not when results are asked for.
+    pub evaluate: bool,
+    /// Whether a failed step is shown in a shell before the build ends.
+    pub shell: bool,
 }
 
 /// Solves and returns; gives the result's metadata.
@@ -51,6 +56,7 @@ pub async fn drive(channel: Channel, inner: Inner) -> Result<BTreeMap<String, Ve
         allow_result_return: true,
         allow_result_array_ref: true,
         cache_imports: imports,
+        evaluate: inner.evaluate,
         ..SolveRequest::default()
     };
     let (answer, outcome) = match bridge.solve(tagged(request, &id)).await {
@@ -59,7 +65,14 @@ pub async fn drive(channel: Channel, inner: Inner) -> Result<BTreeMap<String, Ve
             let metadata = result.metadata.clone();
             (ReturnRequest { result: Some(result), error: None }, Ok(metadata))
         }
-        Err(status) => (ReturnRequest { result: None, error: Some(to_proto(&status)) }, Err(status)),
+        Err(status) => {
+            if inner.shell
+                && let Err(error) = shell::look_into(&bridge, &id, &status).await
+            {
+                eprintln!("no shell: {error}");
+            }
+            (ReturnRequest { result: None, error: Some(to_proto(&status)) }, Err(status))
+        }
     };
     let returned = bridge.r#return(tagged(answer, &id)).await;
     let metadata = outcome?;
@@ -67,7 +80,8 @@ pub async fn drive(channel: Channel, inner: Inner) -> Result<BTreeMap<String, Ve
     Ok(metadata)
 }
 
-fn tagged<T>(message: T, id: &MetadataValue<Ascii>) -> Request<T> {
+/// A message of the build `id`.
+pub fn tagged<T>(message: T, id: &MetadataValue<Ascii>) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(BUILD_ID, id.clone());
     request

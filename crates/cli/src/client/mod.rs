@@ -16,8 +16,10 @@ pub mod pairs;
 pub mod policy;
 pub mod secret;
 pub mod session;
+mod shell;
 pub mod ssh;
 mod tls;
+mod trace;
 
 /// Largest message in either direction, the protocol's limit.
 pub const MAX_MESSAGE: usize = 16 << 20;

@@ -70,6 +70,9 @@ pub struct BuildFlags {
     /// Shorthand for --call=check
     #[arg(long)]
     check: bool,
+    /// What to do when a step fails: shell, to look into its file system on this terminal before the build ends
+    #[arg(long, value_name = "ACTION")]
+    on_error: Option<OnError>,
     /// Accepted and ignored: intermediate containers are always removed
     #[arg(long, hide = true)]
     rm: bool,
@@ -80,11 +83,20 @@ pub struct BuildFlags {
     engine: EmbeddedFlags,
 }
 
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnError {
+    /// A shell in the file system of the step, as the step left it.
+    Shell,
+}
+
 /// Runs it.
 pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     let mode = if flags.quiet { "quiet" } else { &flags.progress };
     let mode = Mode::parse(mode, process_env("BUILDKIT_PROGRESS").as_deref(), Stream::Stderr.is_terminal())
         .map_err(|error| CliError::Usage(error.to_string()))?;
+    // A display that draws over itself and a shell cannot share a terminal.
+    let mode = if flags.on_error.is_some() && matches!(mode, Mode::Tty) { Mode::Plain } else { mode };
     let (build, _context) = request(&flags)?;
     let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
     let subrequest = build.subrequest;
@@ -206,6 +218,7 @@ fn request(flags: &BuildFlags) -> Result<(Build, context::Context)> {
         upload: context.upload.clone(),
         shared_key: context.shared_key(),
         subrequest: requestid.is_some(),
+        shell: flags.on_error.is_some() && requestid.is_none(),
         ..Build::default()
     };
     Ok((build, context))

@@ -23,6 +23,18 @@ pub struct Failure {
     pub step_exit_code: Option<u32>,
     /// A frontend capability or subrequest that is missing.
     pub missing: Option<String>,
+    /// What is left of the step that failed.
+    pub step: Option<FailedStep>,
+}
+
+/// The step that failed, and where its mounts can be looked at while the build is held.
+#[derive(Debug, Deserialize)]
+pub struct FailedStep {
+    /// The op, as protobuf JSON.
+    pub op: serde_json::Value,
+    /// One name per mount of the op; empty for mounts of which nothing is left.
+    #[serde(rename = "mountIDs", default)]
+    pub mounts: Vec<String>,
 }
 
 /// A place in a source file.
@@ -98,6 +110,7 @@ impl From<tonic::Status> for Failure {
             denials: Vec::new(),
             step_exit_code: None,
             missing: None,
+            step: None,
         };
         // Details of newer daemons may be unknown or unreadable; the message stands on its own.
         if let Ok(details) = cooper_wire::rpc::Status::decode(status.details()) {
@@ -122,6 +135,7 @@ impl Failure {
                 let messages = decision.into_iter().flat_map(|decision| decision.deny_messages);
                 self.denials.extend(messages.map(|deny| deny.message).filter(|text| !text.is_empty()));
             }
+            "errdefs.Solve" => self.step = self.step.take().or_else(|| parse(json)),
             "gatewayapi.ExitMessage" => {
                 self.step_exit_code = self.step_exit_code.or_else(|| parse::<ExitJson>(json).map(|exit| exit.code));
             }

@@ -7,6 +7,7 @@ mod cache;
 mod embedded;
 mod language;
 mod lifecycle;
+mod observe;
 mod outputs;
 mod registries;
 mod sbom;

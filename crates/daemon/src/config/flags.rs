@@ -207,6 +207,7 @@ pub fn resolve(flags: &DaemonFlags, defaults: &Defaults) -> Result<Loaded, Confi
     let path = flags.config.clone().unwrap_or_else(|| defaults.config_file());
     let mut loaded = load(&path)?;
     apply(flags, &mut loaded)?;
+    loaded.warnings.extend(super::unheeded::unheeded(&loaded.config));
     loaded.config.complete(defaults)?;
     Ok(loaded)
 }

@@ -3,7 +3,6 @@
 use cooper_engine::{BuildLog, StatusReader, status_log};
 use cooper_wire::control;
 use futures::{Stream, StreamExt as _, stream::BoxStream};
-use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -20,14 +19,7 @@ pub fn stream(log: BuildLog) -> Messages {
 }
 
 fn live(reader: StatusReader) -> impl Stream<Item = Result<control::StatusResponse, Status>> {
-    futures::stream::unfold((reader, VecDeque::new()), |(mut reader, mut ready)| async move {
-        loop {
-            if let Some(message) = ready.pop_front() {
-                return Some((Ok(message), (reader, ready)));
-            }
-            ready = status_log::messages(reader.next().await?);
-        }
-    })
+    futures::stream::unfold(reader, |mut reader| async move { Some((Ok(reader.next().await?), reader)) })
 }
 
 fn recorded(mut log: status_log::RecordedLog) -> impl Stream<Item = Result<control::StatusResponse, Status>> {

@@ -21,7 +21,6 @@ use crate::{
     engine::BuildRequest,
     meta::{Meta, MetaError, Table},
     status::BuildStatus,
-    status_log,
 };
 use collected::Collected;
 use cooper_content::Store;
@@ -252,6 +251,18 @@ impl History {
         self.changes.send(event).ok(); // fails only when nobody listens
     }
 
+    /// Keeps the log, which may be larger than memory.
+    fn store_log(&self, status: &BuildStatus) -> Option<Descriptor> {
+        let write = || -> Result<Descriptor, Box<dyn std::error::Error>> {
+            let mut ingest = self.content.ingest_unkeyed(cooper_oci::Algorithm::Sha256)?;
+            status.record(&mut ingest)?;
+            let blob = ingest.commit(None)?;
+            Ok(Descriptor::new(media_types::LOG, blob.digest, blob.size))
+        };
+        let stored = write();
+        stored.inspect_err(|error| tracing::warn!(%error, "the log of a build cannot be stored")).ok()
+    }
+
     fn store(&self, media_type: &str, bytes: &[u8]) -> Option<Descriptor> {
         match self.content.put(bytes) {
             Ok(digest) => Some(Descriptor::new(media_type, digest, bytes.len() as u64)),
@@ -326,7 +337,7 @@ impl History {
             completed: vertices.iter().filter(|v| v.completed.is_some()).count(),
             warnings: status.warnings(),
         };
-        record.log = self.store(media_types::LOG, &status_log::encode(status.items()));
+        record.log = self.store_log(status);
         record.error = error.map(|error| {
             let status = self.describe.map(|describe| describe(error)).unwrap_or_default();
             let blob =
@@ -469,7 +480,7 @@ mod tests {
     }
 
     fn run(history: &Arc<History>, id: &str, error: Option<&str>) {
-        let status = Arc::new(BuildStatus::default());
+        let status = Arc::new(BuildStatus::new(&std::env::temp_dir()));
         let request = BuildRequest { id: id.to_owned(), ..BuildRequest::default() };
         let mut recording = history.begin(&request, &status);
         status.close();
@@ -496,7 +507,7 @@ mod tests {
         let history = history(dir.path(), HistoryLimits::default());
         run(&history, "a", None);
         run(&history, "b", Some("no"));
-        let status = Arc::new(BuildStatus::default());
+        let status = Arc::new(BuildStatus::new(&std::env::temp_dir()));
         let request = BuildRequest { id: "c".to_owned(), ..BuildRequest::default() };
         let running = history.begin(&request, &status);
         assert_eq!(list(&history, HistoryQuery::default()), "started c, completed b, completed a");
@@ -544,7 +555,7 @@ mod tests {
     async fn spans_of_the_client_join_those_of_its_build() {
         let dir = tempfile::tempdir().unwrap();
         let history = history(dir.path(), HistoryLimits::default());
-        let status = Arc::new(BuildStatus::default());
+        let status = Arc::new(BuildStatus::new(&std::env::temp_dir()));
         let trace = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         let request = BuildRequest { id: "a".to_owned(), trace: trace.clone(), ..BuildRequest::default() };
         let recording = history.begin(&request, &status);
