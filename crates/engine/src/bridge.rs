@@ -556,7 +556,7 @@ impl Bridge {
     /// Adds advice to a vertex; the vertex need not exist.
     pub fn warn(&self, vertex: &str, warning: Warning, source: Option<SourceRanges>) {
         let digest = vertex.parse().unwrap_or_else(|_| Digest::of(vertex));
-        self.status().warn(&digest, &warning, source.as_ref());
+        self.status().warn(digest, warning, source);
     }
 
     /// The display name of a vertex of this build.

@@ -95,10 +95,10 @@ impl BuildStatus {
     }
 
     /// Adds a warning; the vertex need not be known.
-    pub fn warn(&self, vertex: &Digest, warning: &Warning, source: Option<&SourceRanges>) {
+    pub fn warn(&self, vertex: Digest, warning: Warning, source: Option<SourceRanges>) {
         let mut state = self.state.lock();
         state.warnings += 1;
-        self.push(&mut state, &status_log::warning(vertex, warning, source), For::All);
+        self.push(&mut state, &status_log::warning(&vertex, &warning, source.as_ref()), For::All);
     }
 
     /// Ends the log: vertices that are still running are closed, watchers see the end.

@@ -17,7 +17,8 @@ use crate::workshop;
 fn replayed(shop: &Workshop, daemon: &Daemon, reference: &str) -> Vec<u8> {
     let logs = outcome(&mut shop.buildctl(daemon, &["debug", "logs", "--progress", "rawjson", reference])).ok();
     let mut bytes = Vec::new();
-    for message in logs.stderr.lines().chain(logs.stdout.lines()).map(serde_json::from_str::<Value>) {
+    let stdout = String::from_utf8_lossy(&logs.stdout);
+    for message in logs.stderr.lines().chain(stdout.lines()).map(serde_json::from_str::<Value>) {
         let Ok(message) = message else { continue };
         for log in message["logs"].as_array().into_iter().flatten() {
             bytes.extend(STANDARD.decode(log["data"].as_str().unwrap_or_default()).unwrap());
