@@ -6,7 +6,7 @@ use crate::{
     status::{BuildStatus, VertexStatus},
 };
 use cooper_oci::Digest;
-use cooper_solver::{Event, Observer as _, StatusUpdate, VertexUpdate};
+use cooper_solver::{Event, LogAudience, Observer as _, StatusUpdate, VertexUpdate};
 use std::{sync::Arc, time::SystemTime};
 
 /// The vertex of a piece of internal work while it is going on.
@@ -78,6 +78,6 @@ impl Step {
 
     /// Shows a line of log.
     pub fn log(&self, line: impl Into<bytes::Bytes>) {
-        self.status.event(&self.vertex, Event::Log { stream: 2, data: line.into(), time: SystemTime::now() });
+        self.status.event(&self.vertex, Event::Log { stream: 2, data: line.into(), time: SystemTime::now(), audience: LogAudience::All });
     }
 }
