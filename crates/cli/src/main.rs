@@ -28,16 +28,33 @@ fn main() -> ExitCode {
     install_panic_hook();
     let arguments: Vec<_> = std::env::args_os().collect();
     let program = arguments.first().map_or(Program::Cooper, |name| Program::from_name(name));
+    if program == Program::Mapper {
+        return map_ids(&arguments);
+    }
     let result = match program {
         Program::Cooper => cooper::main(arguments),
         Program::Buildctl => buildctl::main(arguments),
         Program::Buildkitd => daemon::main(arguments),
+        Program::Mapper => Ok(()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", report(&error, program));
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The part of this program that stays outside when another becomes root in a user namespace.
+fn map_ids(arguments: &[std::ffi::OsString]) -> ExitCode {
+    let arguments: Vec<String> = arguments.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    match cooper_sandbox::userns::map_ids_from_outside(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Read by whoever started it.
+            println!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum Program {
     Buildctl,
     /// `buildkitd`.
     Buildkitd,
+    /// What an ordinary user's builder starts to have its users mapped; never called by people.
+    Mapper,
 }
 
 /// Version of the protocol's reference implementation whose behaviour this one follows.
@@ -26,6 +28,7 @@ impl Program {
     pub fn from_name(name: &OsStr) -> Self {
         match Path::new(name).file_stem().and_then(OsStr::to_str) {
             Some("buildctl") => Self::Buildctl,
+            Some(cooper_sandbox::userns::MAPPER) => Self::Mapper,
             Some("buildkitd") => Self::Buildkitd,
             _ => Self::Cooper,
         }
@@ -34,7 +37,7 @@ impl Program {
     /// What `--version` says after the name. Under the protocol's names, the words stand where scripts look.
     pub fn version(self) -> &'static str {
         match self {
-            Self::Cooper => concat!(env!("CARGO_PKG_VERSION"), " (protocol ", protocol_version!(), ")"),
+            Self::Cooper | Self::Mapper => concat!(env!("CARGO_PKG_VERSION"), " (protocol ", protocol_version!(), ")"),
             Self::Buildctl | Self::Buildkitd => {
                 concat!("github.com/moby/buildkit ", protocol_version!(), " cooperage-", env!("CARGO_PKG_VERSION"))
             }

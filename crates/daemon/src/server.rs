@@ -12,6 +12,7 @@ use crate::{
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, ProvenanceConfig, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
+use cooper_sandbox::network::{NetworkConfig, NetworkMode};
 use cooper_wire::{
     content::content_server::ContentServer, control::control_server::ControlServer,
     gateway::llb_bridge_server::LlbBridgeServer, trace::trace_service_server::TraceServiceServer,
@@ -129,14 +130,15 @@ impl Daemon {
             outcome = &mut server => outcome?,
             () = &mut drained => {}
         }
-        self.flush().await;
+        self.close().await;
         Ok(())
     }
 
-    /// Lets what is finished reach the disk, and the trace collector if there is one.
-    pub async fn flush(&self) {
+    /// The end: what is finished reaches the disk, and the trace collector if there is one; what the machine lent is given
+    /// back.
+    pub async fn close(&self) {
         let engine = self.engine.clone();
-        tokio::task::spawn_blocking(move || engine.flush()).await.ok();
+        tokio::task::spawn_blocking(move || engine.close()).await.ok();
         if let Some(collector) = &self.collector {
             collector.flush().await;
         }
@@ -228,7 +230,11 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         labels: oci.labels.clone(),
         platforms,
         gc: gc_policies(&oci.gc, DiskStat::of(&root)).into_iter().map(policy).collect(),
-        worker: WorkerConfig { dns, cgroup_parent },
+        worker: WorkerConfig { dns, cgroup_parent, proxy_network: config.proxy_network },
+        network: network_config(config)?,
+        isolation: isolation()?,
+        devices: (config.cdi.disabled != Some(true))
+            .then(|| cooper_cdi::Registry::new(config.cdi.spec_dirs.clone(), config.cdi.auto_allowed.clone())),
         credentials,
         history: config.history.as_ref().map_or_else(HistoryLimits::default, |h| HistoryLimits {
             max_age: h.max_age.0,
@@ -242,6 +248,33 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
             environment: crate::config::provenance_environment(config.provenance_env_dir.as_deref())?,
         },
         root,
+    })
+}
+
+/// The level of isolation that the environment asks for; usually none.
+pub fn isolation() -> Result<Option<cooper_sandbox::Level>, ServeError> {
+    let wanted = std::env::var("COOPER_SANDBOX").ok().filter(|name| !name.is_empty() && name != "auto");
+    let parse = |name: String| {
+        name.parse()
+            .map_err(|e: cooper_sandbox::Error| ConfigError::Value { name: "COOPER_SANDBOX", message: e.to_string() })
+    };
+    Ok(wanted.map(parse).transpose()?)
+}
+
+fn network_config(config: &DaemonConfig) -> Result<NetworkConfig, ServeError> {
+    let network = &config.worker.oci.network;
+    let mode = network.mode.parse().map_err(|e: cooper_sandbox::Error| ConfigError::Value {
+        name: "worker.oci.networkMode",
+        message: e.to_string(),
+    })?;
+    Ok(NetworkConfig {
+        // Ordinary users have no network to connect others to; what is there belongs to whoever made the namespace.
+        mode: if config.worker.oci.rootless && mode == NetworkMode::Auto { NetworkMode::Host } else { mode },
+        cni_config: network.cni_config_path.clone(),
+        cni_plugins: network.cni_binary_path.clone(),
+        pool_size: network.cni_pool_size as usize,
+        bridge_name: network.bridge_name.clone(),
+        bridge_subnet: network.bridge_subnet.clone(),
     })
 }
 

@@ -248,6 +248,11 @@ struct KnownOp {
 }
 
 impl Bridge {
+    /// The build, when its processes go through a proxy.
+    pub(crate) fn proxied_job(&self) -> Vec<Arc<BuildJob>> {
+        Vec::from_iter(Some(self.job()).filter(|job| job.proxy_network).cloned())
+    }
+
     pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>, asked: Asked) -> Self {
         let job = engine.solver.job(data.clone(), data.status.clone());
         let (ops, configs, origins, imports, inline_cache) = Default::default();
@@ -335,6 +340,11 @@ impl Bridge {
 
     pub(crate) fn gateway_server(&self) -> Option<Arc<dyn crate::frontend_image::GatewayServer>> {
         self.inner.engine.gateway_server.clone()
+    }
+
+    /// Devices of the machine that builds may ask for.
+    pub fn devices(&self) -> Vec<cooper_cdi::Device> {
+        self.worker().devices.as_ref().map(|devices| devices.devices()).unwrap_or_default()
     }
 
     /// How clients see the worker.

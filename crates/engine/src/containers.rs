@@ -11,6 +11,7 @@ use crate::{
     ops::{
         exec::{Shape, container_spec, process_spec, security},
         mounts::Prepared,
+        network::{Place, StepNetwork},
         vertex::check_entitlements,
     },
     ref_files,
@@ -72,6 +73,10 @@ pub struct GatewayContainer {
     bridge: Bridge,
     spec: ContainerSpec,
     network: pb::NetMode,
+    /// As it was asked for.
+    hostname: String,
+    /// The network of the running container.
+    joined: parking_lot::Mutex<Option<StepNetwork>>,
     windows: bool,
     prepared: Arc<Prepared>,
     running: Mutex<Option<Arc<dyn Container>>>,
@@ -111,6 +116,8 @@ impl Gateway {
             bridge,
             spec,
             network,
+            hostname: meta.hostname,
+            joined: parking_lot::Mutex::default(),
             windows: request.platform.is_some_and(|p| p.os == "windows"),
             prepared: Arc::new(prepared),
             running: Mutex::default(),
@@ -127,7 +134,7 @@ impl GatewayContainer {
             BuildError::new(FailureClass::InvalidArgument, format!("invalid security mode {}", request.security))
         })?;
         check_entitlements(self.network, mode, self.bridge.job()).map_err(BuildError::refused)?;
-        let process = self.process(&request).await?;
+        let mut process = self.process(&request).await?;
         let (io, mut ends) = connect(&request).map_err(StepError::while_doing("cannot make pipes for a process"))?;
         let mut running = self.running.lock().await;
         if self.released.is_cancelled() {
@@ -144,7 +151,13 @@ impl GatewayContainer {
                 let mut spec = self.spec.clone();
                 spec.security = security(mode);
                 spec.remove_stubs_recursive = request.meta.remove_mount_stubs_recursive;
+                let hostname = self.hostname.as_str();
+                let place = Place { network: self.network, security: spec.security, hostname };
+                let network = StepNetwork::join(self.bridge.worker(), place, self.bridge.proxied_job()).await?;
+                network.apply(&mut spec, &mut process);
+                network.trust(&spec)?; // what is written is discarded with the container
                 let started = self.bridge.worker().sandbox.start(spec, process, io).await;
+                *self.joined.lock() = Some(network);
                 let mut started = started.map_err(StepError::while_doing(""))?;
                 ends.take_terminal(&mut *started);
                 let container: Arc<dyn Container> = Arc::from(started);
@@ -193,6 +206,7 @@ impl GatewayContainer {
                 Err(_) => return Err(BuildError::refused("a container does not end")),
             }
         }
+        self.joined.lock().take();
         if cut_short { Err(BuildError::cancelled()) } else { Ok(()) }
     }
 

@@ -1,12 +1,11 @@
 //! The solver's types for container builds: what a vertex makes, what belongs to a build, how a step fails.
 
-use crate::{compatibility::Compatibility, layer_store::random_id, status::BuildStatus, tree::Tree};
+use crate::{compatibility::Compatibility, grants::Grants, layer_store::random_id, status::BuildStatus, tree::Tree};
 use cooper_oci::Digest;
 use cooper_sandbox::ExitCause;
 use cooper_solver::Domain;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::{
-    collections::BTreeSet,
     error::Error as StdError,
     fmt,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -36,7 +35,7 @@ pub struct BuildJob {
     /// Sessions that serve it, the one to ask first in front.
     sessions: RwLock<Vec<String>>,
     /// What the client asked to be allowed.
-    pub entitlements: BTreeSet<String>,
+    pub entitlements: Grants,
     /// When it began.
     pub started: SystemTime,
     /// A name that no other build has.
@@ -53,11 +52,15 @@ pub struct BuildJob {
     pub policy: crate::policy::SourcePolicy,
     /// Whether the filesystems of a failed step are kept for the client to look at.
     pub keep_failed: AtomicBool,
+    /// Its steps go through a proxy that writes down what they fetch.
+    pub proxy_network: bool,
+    /// What they have fetched so far, by step.
+    fetched: Mutex<Vec<(Digest, cooper_proxy::Record)>>,
 }
 
 impl BuildJob {
     /// A build that `session` serves.
-    pub fn new(id: &str, session: &str, status: Arc<BuildStatus>, entitlements: BTreeSet<String>) -> Self {
+    pub fn new(id: &str, session: &str, status: Arc<BuildStatus>, entitlements: Grants) -> Self {
         let sessions = if session.is_empty() { Vec::new() } else { vec![session.to_owned()] };
         Self {
             id: id.to_owned(),
@@ -72,7 +75,19 @@ impl BuildJob {
             pins: crate::source_access::Pins::default(),
             policy: crate::policy::SourcePolicy::default(),
             keep_failed: AtomicBool::new(false),
+            proxy_network: false,
+            fetched: Mutex::default(),
         }
+    }
+
+    /// Writes down what the proxy of a step has seen.
+    pub fn add_fetched(&self, vertex: Digest, record: cooper_proxy::Record) {
+        self.fetched.lock().push((vertex, record));
+    }
+
+    /// What the proxies of steps have seen so far, by vertex.
+    pub fn fetched(&self) -> Vec<(Digest, cooper_proxy::Record)> {
+        self.fetched.lock().clone()
     }
 
     /// The sessions that serve the build.

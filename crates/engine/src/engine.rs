@@ -10,6 +10,7 @@ use crate::{
     exporting::{Exporter, ExporterSpec, made, verify, warn},
     frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
+    grants::Grants,
     history::{DescribeError, History, HistoryLimits, Recording, SpanSink, TraceContext},
     image_names::ImageNames,
     key_store::{KeyExplained, PersistentKeys},
@@ -26,7 +27,7 @@ use crate::{
 use cooper_llb::{CapSet, pb};
 use cooper_oci::Platform;
 use cooper_registry::{HostsConfig, Registry};
-use cooper_sandbox::Sandbox as _;
+use cooper_sandbox::network::{NetworkConfig, Networks};
 use cooper_session::Sessions;
 use cooper_solver::{KeyStore, Solver, SolverOptions};
 use parking_lot::Mutex;
@@ -61,6 +62,12 @@ pub struct EngineConfig {
     pub gc: Vec<GcPolicy>,
     /// What steps see.
     pub worker: WorkerConfig,
+    /// How steps are isolated; the best that works when none.
+    pub isolation: Option<cooper_sandbox::Level>,
+    /// Which network steps get.
+    pub network: NetworkConfig,
+    /// Devices that steps may be given; none: no devices.
+    pub devices: Option<cooper_cdi::Registry>,
     /// Credentials of registries when a build's session has none to offer.
     pub credentials: Option<Arc<dyn cooper_registry::Credentials>>,
     /// How long records of builds stay.
@@ -102,6 +109,9 @@ pub enum OpenError {
     /// No way to run steps.
     #[error("cannot run build steps: {0}")]
     Sandbox(#[source] cooper_sandbox::Error),
+    /// The network that steps are to have.
+    #[error("cannot set up the network of build steps: {0}")]
+    Network(#[source] cooper_sandbox::Error),
 }
 
 /// A build engine. Cheap to clone; the root is released with the last clone.
@@ -180,6 +190,8 @@ pub struct BuildRequest {
     pub cache_imports: Vec<CacheSpec>,
     /// Remote caches to write.
     pub cache_exports: Vec<CacheSpec>,
+    /// Its steps go through a proxy that writes down what they fetch.
+    pub proxy_network: bool,
 }
 
 /// What a client learns when its build has succeeded.
@@ -235,12 +247,17 @@ impl Engine {
         let choice = config.snapshotter.parse().map_err(OpenError::Snapshots)?;
         let snapshots = cooper_snapshot::open(&root.join(layout::SNAPSHOTS), choice).map_err(OpenError::Snapshots)?;
         let snapshots: Arc<dyn cooper_snapshot::Snapshotter> = Arc::from(snapshots);
-        let sandbox = cooper_sandbox::Namespaces::open(&root.join(layout::SANDBOX)).map_err(OpenError::Sandbox)?;
+        let (sandbox, isolation) =
+            cooper_sandbox::open(&root.join(layout::SANDBOX), config.isolation).map_err(OpenError::Sandbox)?;
+        for shortcoming in &isolation.shortcomings {
+            tracing::warn!(level = sandbox.level().as_str(), "{shortcoming}");
+        }
+        let networks = Networks::open(&config.network, &root.join(layout::SANDBOX)).map_err(OpenError::Network)?;
         let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
         let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
         let history =
             History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
-        let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level())?;
+        let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level(), networks.label())?;
         let mut options = cooper_registry::Options::default();
         if let Some(n) = config.registry_concurrency {
             options.max_concurrency = n;
@@ -251,7 +268,7 @@ impl Engine {
             layers,
             http: http.map_err(|e| OpenError::Sources(e.into()))?,
             git: git.map_err(|e| OpenError::Sources(e.into()))?,
-            sandbox: Arc::new(sandbox),
+            sandbox,
             sessions: Sessions::new(),
             registry: Registry::new(config.registries, options),
             credentials: config.credentials,
@@ -263,6 +280,9 @@ impl Engine {
             userxattr: std::sync::OnceLock::new(),
             caches: CacheMounts::open(root.join(layout::CACHE_MOUNTS), meta.clone())?,
             locals: Locals::open(root.join(layout::LOCALS), meta.clone())?,
+            networks: Arc::new(networks),
+            devices: config.devices.map(Arc::new),
+            authority: std::sync::OnceLock::new(),
             config: config.worker,
             scratch,
         });
@@ -341,7 +361,8 @@ impl Engine {
         recording: &mut Option<Recording>,
         request: BuildRequest,
     ) -> Result<BuildResponse, BuildError> {
-        if let Some(name) = request.entitlements.iter().find(|e| !self.inner.entitlements.contains(*e)) {
+        let grants = Grants::parse(&request.entitlements)?;
+        if let Some(name) = grants.names().find(|e| !self.inner.may_grant(e)) {
             return Err(BuildError::refused(format!(
                 "granting entitlement {name} is not allowed by build daemon configuration"
             )));
@@ -351,8 +372,8 @@ impl Engine {
         let compatibility = Compatibility::parse(request.compatibility)?;
         let wanted =
             cooper_attest::Wanted::parse(&request.request.opts).map_err(|e| BuildError::refused(e.to_string()))?;
-        let mut data =
-            BuildJob::new(&request.id, &request.session, running.status.clone(), request.entitlements.clone());
+        let mut data = BuildJob::new(&request.id, &request.session, running.status.clone(), grants);
+        data.proxy_network = request.proxy_network || self.inner.worker.config.proxy_network;
         let driven = request.frontend.is_empty() && request.definition.is_none();
         data.policy = request.policy.clone();
         data.compatibility = compatibility;
@@ -534,6 +555,18 @@ impl Engine {
     pub fn flush(&self) {
         self.inner.meta.flush();
     }
+
+    /// The end: [`Engine::flush`], and everything is given back that the machine lent beyond this process, such as
+    /// network addresses. Builds must not begin any more. Blocks.
+    pub fn close(&self) {
+        self.flush();
+        self.inner.worker.networks.close();
+    }
+
+    /// Devices of the machine that builds may ask for.
+    pub fn devices(&self) -> Vec<cooper_cdi::Device> {
+        self.inner.worker.devices.as_ref().map(|devices| devices.devices()).unwrap_or_default()
+    }
 }
 
 /// Runs an exporter; again when a remote cache turned out to have lost a layer, which is then made anew.
@@ -608,6 +641,11 @@ impl EngineInner {
         drop(builds);
     }
 
+    /// Whether builds may be granted an entitlement. Devices have rules of their own, checked by step.
+    fn may_grant(&self, name: &str) -> bool {
+        self.entitlements.contains(name) || (name == Grants::DEVICE && self.worker.devices.is_some())
+    }
+
     pub(crate) fn frontend(&self, name: &str) -> Result<Arc<dyn Frontend>, BuildError> {
         self.frontends
             .get(name)
@@ -630,6 +668,7 @@ fn worker_info(
     config: &EngineConfig,
     snapshotter: &str,
     level: cooper_sandbox::Level,
+    network: &str,
 ) -> Result<WorkerInfo, MetaError> {
     let id = match meta.get::<String>(Table::Settings, "worker-id")? {
         Some(id) => id,
@@ -643,7 +682,7 @@ fn worker_info(
     let own = [
         ("executor", "oci"),
         ("hostname", hostname.trim()),
-        ("network", "host"),
+        ("network", network),
         ("oci.process-mode", "sandbox"),
         ("selinux.enabled", "false"),
         ("snapshotter", snapshotter),
@@ -654,6 +693,13 @@ fn worker_info(
     labels.extend(config.labels.clone());
     let platforms = if config.platforms.is_empty() { native_platforms() } else { config.platforms.clone() };
     Ok(WorkerInfo { id, labels, platforms, gc: config.gc.clone() })
+}
+
+/// The kind of snapshots that works below a directory.
+pub fn probe_snapshots(dir: &Path) -> Result<&'static str, OpenError> {
+    make_dir(dir)?;
+    let choice = "auto".parse().map_err(OpenError::Snapshots)?;
+    Ok(cooper_snapshot::open(dir, choice).map_err(OpenError::Snapshots)?.kind())
 }
 
 /// The platforms whose programs this machine runs by itself.

@@ -9,6 +9,7 @@ use crate::{
     ops::{
         exec::{Shape, container_spec, process_spec},
         mounts::Prepared,
+        network::{Place, StepNetwork},
     },
 };
 use async_trait::async_trait;
@@ -81,7 +82,7 @@ impl Bridge {
         let root = pb::Mount { dest: "/".to_owned(), ..pb::Mount::default() };
         let mut prepared = Prepared::new(self.worker(), &[root], &[tree], &context).await?;
         let meta = pb::Meta { remove_mount_stubs_recursive: true, ..self.program(&config, &request) };
-        let process = process_spec(&meta, &[], None)?;
+        let mut process = process_spec(&meta, &[], None)?;
         let label = config.config.labels.get(NO_NETWORK_LABEL).map(String::as_str);
         let network = match label {
             Some("1" | "t" | "T" | "true" | "TRUE" | "True") => pb::NetMode::None,
@@ -89,6 +90,10 @@ impl Bridge {
         };
         let shape = Shape { network, security: pb::SecurityMode::Sandbox, resources: Resources::default() };
         let mut spec = container_spec(self.worker(), &meta, shape, &mut prepared)?;
+        let place = Place { network, security: spec.security, hostname: "" };
+        let network = StepNetwork::join(self.worker(), place, self.proxied_job()).await?;
+        network.apply(&mut spec, &mut process);
+        network.trust(&spec)?; // the tree goes with the frontend, certificate and all
         let content = image.root.definition().encode_to_vec();
         let kind = MountKind::Memory { content, mode: 0o400, uid: 0, gid: 0 };
         spec.mounts.push(ContainerMount { dest: METADATA.into(), kind, readonly: true });

@@ -3,9 +3,9 @@
 use crate::{
     bridge::Bridge,
     build_error::{BuildError, Detail, FailureClass},
-    domain::StepError,
+    domain::{BuildJob, StepError},
     policy::{self, PolicyError, replace_sources},
-    worker::SESSION_WAIT,
+    worker::{SESSION_WAIT, Worker},
 };
 use cooper_llb::{git_url::GitUrl, pb};
 use cooper_wire::{
@@ -137,6 +137,35 @@ impl Bridge {
         let answer = Box::pin(self.source_meta(question, false)).await;
         answer.map_err(|e| e.context("error resolving source metadata from policy request"))
     }
+}
+
+/// The URL that a step may fetch when it asks for `url`: the same, or the one that a rule puts in its place.
+pub(crate) async fn check_url(worker: &Worker, job: &BuildJob, url: &str) -> Result<String, BuildError> {
+    let policy = &job.policy;
+    let mut source = pb::SourceOp { identifier: url.to_owned(), attrs: std::collections::BTreeMap::default() };
+    let rules = |source: &mut pb::SourceOp| policy::evaluate(&policy.rules, source);
+    rules(&mut source)?;
+    if policy.session.is_empty() {
+        return Ok(source.identifier);
+    }
+    let session = worker.sessions.get(&policy.session, SESSION_WAIT).await.map_err(StepError::from)?;
+    for _ in 0..MAX_QUESTIONS {
+        let known = ResolveSourceMetaResponse { source: Some(source.clone()), ..Default::default() };
+        let request = CheckPolicyRequest { source: Some(known), ..Default::default() };
+        match session.check_policy(request).await.map_err(StepError::from)?.result {
+            Some(Verdict::Decision(decision)) => {
+                if !decide(&mut source, decision)? {
+                    return Ok(source.identifier);
+                }
+                rules(&mut source)?;
+            }
+            Some(Verdict::Request(_)) => {
+                return Err(BuildError::refused(format!("nothing more is known of {url:?} before it is fetched")));
+            }
+            None => return Err(BuildError::refused("no decision in policy response")),
+        }
+    }
+    Err(BuildError::refused("too many policy requests"))
 }
 
 /// Follows a decision. Returns whether the source is to be looked at again.

@@ -210,7 +210,7 @@ impl Worker {
         let (sender, reader) = cooper_content::chunks(desc.size);
         let started = SystemTime::now();
         let id = desc.digest.to_string();
-        let options = ApplyOptions { whiteouts: whiteout_format(&active), ..ApplyOptions::default() };
+        let options = self.apply_options(whiteout_format(&active));
         let compression = Compression::of_media_type(&desc.media_type);
         let apply = tokio::task::spawn_blocking(move || {
             let root = Root::open(active.layer_dir()).map_err(cooper_layer::Error::from)?;

@@ -14,7 +14,7 @@ use cooper_mount::Mount;
 use cooper_oci::Digest;
 use cooper_registry::{Credentials, Registry};
 use cooper_rooted::{CloneMode, Root, clone_tree};
-use cooper_sandbox::{DnsConfig, Sandbox};
+use cooper_sandbox::{DnsConfig, Level, Sandbox, network::Networks};
 use cooper_session::Sessions;
 use cooper_snapshot::{Active, View, Whiteouts};
 use cooper_solver::OpContext;
@@ -33,6 +33,8 @@ pub struct WorkerConfig {
     pub dns: Option<DnsConfig>,
     /// The cgroup below which steps run when they name none.
     pub cgroup_parent: Option<String>,
+    /// Every step goes through a proxy that writes down what it fetches.
+    pub proxy_network: bool,
 }
 
 /// How long a build waits for a session of its own to show up.
@@ -66,6 +68,12 @@ pub struct Worker {
     pub caches: CacheMounts,
     /// Received directories.
     pub locals: Locals,
+    /// Networks that steps join.
+    pub networks: Arc<Networks>,
+    /// Devices that steps may be given; none when they are switched off.
+    pub devices: Option<Arc<cooper_cdi::Registry>>,
+    /// Vouches for servers towards steps behind a proxy; made when the first is.
+    pub(crate) authority: OnceLock<Arc<cooper_proxy::Authority>>,
     /// Settings.
     pub config: WorkerConfig,
     /// Layers that remote caches offered and could not deliver.
@@ -183,6 +191,13 @@ impl Worker {
         Ok(Tree::new(layers))
     }
 
+    /// How layers are unpacked: as the archive says, as far as this process is permitted to.
+    pub(crate) fn apply_options(&self, whiteouts: cooper_layer::Whiteouts) -> ApplyOptions {
+        // Where only one user exists, everything is that user's.
+        let owner = cooper_sandbox::userns::single_id().then_some((0, 0));
+        ApplyOptions { whiteouts, owner, unprivileged: self.sandbox.level() != Level::Namespaces }
+    }
+
     /// The directories in which the files of a tree lie, the bottom first.
     pub fn layer_dirs(&self, tree: &Tree) -> Result<Vec<PathBuf>, StepError> {
         tree.layers().iter().map(|layer| self.layer_dir(layer)).collect()
@@ -232,7 +247,7 @@ impl Worker {
             let produce = scope.spawn(move || {
                 cooper_layer::diff_trees(Some(&lower), &upper, &DiffOptions::default(), &mut { writer })
             });
-            let options = ApplyOptions { whiteouts, ..ApplyOptions::default() };
+            let options = self.apply_options(whiteouts);
             cooper_layer::apply(reader, Some(Compression::Uncompressed), &target, &options)
                 .map_err(StepError::while_doing(doing()))?;
             match produce.join() {

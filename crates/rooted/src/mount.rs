@@ -60,7 +60,15 @@ fn bind(source: &Path, readonly: bool) -> Result<OwnedFd> {
         detail: String::new(),
         source: source_error,
     };
-    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(|e| failed(e.into()))?;
+    let tree = match rustix::mount::open_tree(CWD, source, flags) {
+        // Nothing can be mounted here, so there is nothing to clone either: the directory itself must do. That it is not to
+        // be written to is then up to whoever asked.
+        Err(Errno::PERM | Errno::NOSYS) => {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            return rustix::fs::open(source, flags, Mode::empty()).map_err(|e| failed(e.into()));
+        }
+        other => other.map_err(|e| failed(e.into()))?,
+    };
     if readonly {
         sys::mount_setattr(tree.as_fd(), ATTR_RDONLY, true).map_err(failed)?;
     }

@@ -42,6 +42,8 @@ pub(crate) enum Step {
     Take { tree: Arc<OwnedFd>, subpath: CString, slot: usize, attributes: u64 },
     /// Make the tree, or what was taken, the root: attach it, go there, let go of the old one.
     EnterRoot(Source, CString),
+    /// Make a directory the root, without mounting anything.
+    ChangeRoot(Arc<OwnedFd>),
     /// Put a detached tree in place.
     Attach(Arc<OwnedFd>, CString),
     /// Put what was taken in place.
@@ -62,8 +64,8 @@ pub(crate) enum Step {
     Filter(&'static [libc::sock_filter]),
     /// Hold and be able to gain only these capabilities.
     Capabilities { keep: CapabilitySet, last: u32 },
-    /// Become this user.
-    Identity { uid: u32, gid: u32, groups: Vec<Gid> },
+    /// Become this user. No groups: this process may not choose them.
+    Identity { uid: u32, gid: u32, groups: Option<Vec<Gid>> },
     /// Go to the working directory.
     WorkingDirectory(CString),
     /// Replace itself by the first of these programs that exists and can be executed.
@@ -169,6 +171,11 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::Take { tree, subpath, slot, attributes } => take(tree.as_fd(), subpath, *attributes, &slots[*slot]),
         Step::EnterRoot(Source::Tree(tree), at) => enter_root(tree.as_fd(), at),
         Step::EnterRoot(Source::Slot(slot), at) => enter_root(taken(&slots[*slot]), at),
+        Step::ChangeRoot(root) => {
+            rustix::process::fchdir(root)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
         Step::Attach(tree, target) => place(tree.as_fd(), target),
         Step::AttachSlot { slot, target } => place(taken(&slots[*slot]), target),
         Step::NewMount { kind, attributes, target } => new_mount(kind, *attributes, target),
@@ -186,7 +193,9 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::Capabilities { keep, last } => limit_capabilities(*keep, *last),
         Step::Identity { uid, gid, groups } => {
             let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
-            rustix::thread::set_thread_groups(groups)?;
+            if let Some(groups) = groups {
+                rustix::thread::set_thread_groups(groups)?;
+            }
             rustix::thread::set_thread_res_gid(gid, gid, gid)?;
             rustix::thread::set_thread_res_uid(uid, uid, uid)
         }
@@ -273,7 +282,9 @@ fn read_only(path: &CStr) -> rustix::io::Result<()> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         Err(e) => return Err(e),
     };
-    let cover = rustix::mount::open_tree(&target, c"", CLONE_HERE | OpenTreeFlags::AT_EMPTY_PATH)?;
+    // With what is mounted below, which in a user namespace can't be left out.
+    let flags = CLONE_HERE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let cover = rustix::mount::open_tree(&target, c"", flags)?;
     raw::set_mount(cover.as_fd(), libc::MOUNT_ATTR_RDONLY, 0).map_err(errno)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(cover, c"", target, c"", flags)

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::memory::MemoryTree;
 use crate::process::TTY_GROUP;
 use crate::raw;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FileType};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,11 +65,46 @@ pub(crate) fn populate(memory: &MemoryTree, insecure: bool) -> Result<Vec<(&'sta
     Ok(devices)
 }
 
+/// A device that somebody asked for.
+pub(crate) enum Given {
+    /// The host's own node, to be mounted.
+    Host(OwnedFd),
+    /// A node in the memory tree, by its name there.
+    Memory(String),
+}
+
+/// A device of the host: its own node, or one like it when it shall look different.
+pub(crate) fn given(
+    memory: &MemoryTree,
+    source: &Path,
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> Result<Given> {
+    let failed = |e: rustix::io::Errno| Error::setup(format!("find the device {}", source.display()))(e.into());
+    let stat = rustix::fs::stat(source).map_err(failed)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+        return Err(Error::Invalid(format!("{} is not a device", source.display())));
+    }
+    let wanted = (mode.unwrap_or(stat.st_mode & 0o777), uid.unwrap_or(stat.st_uid), gid.unwrap_or(stat.st_gid));
+    if wanted != (stat.st_mode & 0o777, stat.st_uid, stat.st_gid) {
+        // Refused in a user namespace: the host's own node must do then.
+        if let Some(name) = memory.device(kind, stat.st_rdev, wanted)? {
+            return Ok(Given::Memory(name));
+        }
+    }
+    open_node(source).map(Given::Host)
+}
+
 fn node(name: &str) -> Result<OwnedFd> {
-    let path = Path::new("/dev").join(name);
+    open_node(&Path::new("/dev").join(name))
+}
+
+fn open_node(path: &Path) -> Result<OwnedFd> {
     let failed = |e: io::Error| Error::setup(format!("find the device {}", path.display()))(e);
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let node = rustix::mount::open_tree(CWD, &path, flags).map_err(|e| failed(e.into()))?;
+    let node = rustix::mount::open_tree(CWD, path, flags).map_err(|e| failed(e.into()))?;
     raw::set_mount(node.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC, libc::MOUNT_ATTR_NODEV)
         .map_err(failed)?;
     Ok(node)
@@ -78,7 +113,10 @@ fn node(name: &str) -> Result<OwnedFd> {
 /// A file system of terminals.
 pub(crate) fn terminals() -> Result<OwnedFd> {
     let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", &TTY_GROUP.to_string())];
-    file_system("devpts", &options, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    file_system("devpts", &options, attributes)
+        // In a user namespace the group may not exist.
+        .or_else(|_| file_system("devpts", &options[..2], attributes))
         .map_err(Error::setup("create a file system of terminals"))
 }
 

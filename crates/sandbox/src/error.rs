@@ -47,6 +47,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// No level of isolation works here. Says why for each.
+    #[error("build steps cannot be isolated in any way that is known here:\n{0}")]
+    NoLevel(String),
     /// Waiting for the end failed, or whoever waited has panicked.
     #[error("the end of the process is not known: {0}")]
     Lost(String),

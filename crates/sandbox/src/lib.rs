@@ -1,16 +1,18 @@
 //! Runs the process of a build step, shielded from the builder and from its neighbours.
 //!
-//! Lives here: the [`Sandbox`] trait, what a container and its processes are made of ([`spec`]), and the level that
-//! uses namespaces as root. Must never live here: snapshots and file operations (a [`Mount`](cooper_mount::Mount) comes
+//! Lives here: the [`Sandbox`] trait, what a container and its processes are made of ([`spec`]), and the levels of isolation:
+//! namespaces made by root, namespaces in a user namespace, a changed root. Must never live here: snapshots and file operations (a [`Mount`](cooper_mount::Mount) comes
 //! in from outside), sessions, secrets or caches (they come as plain [`ContainerMount`]s), anything of the wire.
 //!
 //! Nothing is ever mounted in the mount namespace of the builder: mounts are made detached and attached inside the
 //! container's own namespace, so the end of the container, or of the builder, is the end of the mounts.
 
+mod abilities;
 mod capabilities;
 mod cgroup;
 #[allow(unsafe_code, reason = "the child's side of a shared address space")]
 mod child;
+mod chroot;
 mod devices;
 mod error;
 mod files;
@@ -19,16 +21,23 @@ mod layout;
 mod limits;
 mod memory;
 mod namespaces;
+pub mod network;
+mod placing;
 mod plan;
+mod probe;
 mod process;
 #[allow(unsafe_code, reason = "system calls that no library offers")]
 mod raw;
+mod running;
 mod seccomp;
 pub mod spec;
+pub mod userns;
 
+pub use chroot::Chroot;
 pub use error::{Error, Result};
 pub use io::{Output, OutputStreams, ProcessIo, Stdin, Terminal};
 pub use namespaces::Namespaces;
+pub use probe::{Attempt, Report, open};
 pub use spec::{
     ContainerMount, ContainerSpec, DnsConfig, Host, MountKind, Network, ProcessSpec, Resources, Security, Ulimit,
     WinSize,
@@ -55,6 +64,23 @@ pub trait Sandbox: Send + Sync {
 pub enum Level {
     /// Namespaces made by root.
     Namespaces,
+    /// Namespaces made by the root of a user namespace.
+    UserNamespace,
+    /// A changed root directory, nothing more.
+    Chroot,
+}
+
+impl std::str::FromStr for Level {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = [Self::Namespaces, Self::UserNamespace, Self::Chroot];
+        known.into_iter().find(|level| level.as_str() == name).ok_or_else(|| {
+            Error::Invalid(format!(
+                "unknown level of isolation {name:?} (expected namespaces, user-namespace or chroot)"
+            ))
+        })
+    }
 }
 
 impl Level {
@@ -62,6 +88,8 @@ impl Level {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
+            Self::UserNamespace => "user-namespace",
+            Self::Chroot => "chroot",
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::devices;
 use crate::error::{Error, Result};
-use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
@@ -44,6 +44,28 @@ impl MemoryTree {
     pub(crate) fn symlink(&self, target: &str, name: &str) -> Result<()> {
         rustix::fs::symlinkat(target, &self.tree, name)
             .map_err(|e| Error::setup(format!("create link {name} in memory"))(e.into()))
+    }
+
+    /// Makes a device node of some mode, owner and group, and returns its name in the tree; none where that isn't permitted.
+    pub(crate) fn device(
+        &self,
+        kind: FileType,
+        device: u64,
+        (mode, uid, gid): (u32, u32, u32),
+    ) -> Result<Option<String>> {
+        let name = format!("files/{}", self.files.get());
+        self.files.set(self.files.get() + 1);
+        let make = || -> rustix::io::Result<()> {
+            rustix::fs::mknodat(&self.tree, name.as_str(), kind, Mode::RUSR, device)?;
+            let none = rustix::fs::AtFlags::empty();
+            rustix::fs::chownat(&self.tree, name.as_str(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), none)?;
+            rustix::fs::chmodat(&self.tree, name.as_str(), Mode::from_raw_mode(mode), none)
+        };
+        match make() {
+            Ok(()) => Ok(Some(name)),
+            Err(rustix::io::Errno::PERM) => Ok(None),
+            Err(e) => Err(Error::setup("make a device in memory")(e.into())),
+        }
     }
 
     /// A handle to look at a part of the tree.

@@ -1,8 +1,10 @@
-//! Level 1: namespaces made by root, in this process, without a runtime program.
+//! Levels 1 and 2: namespaces made by root, the machine's or that of a user namespace, in this process, without a runtime
+//! program.
 //!
 //! Every process has a thread of the builder for itself: it prepares, starts, waits, cleans up. The kernel kills the process when
 //! that thread ends, so nothing that was started survives the builder, however the builder ends.
 
+use crate::abilities::Abilities;
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
@@ -10,8 +12,9 @@ use crate::io::{ProcessIo, Terminal};
 use crate::plan::{self, Inside};
 use crate::process;
 use crate::raw::{self, Reaped};
+use crate::running::{Ended, Ready, Running, on_own_thread, status};
 use crate::spec::{ContainerSpec, ProcessSpec, WinSize};
-use crate::{Container, ExitCause, ExitStatus, Level, Process, ResourceUsage, Sandbox};
+use crate::{Container, ExitStatus, Level, Process, ResourceUsage, Sandbox};
 use async_trait::async_trait;
 use std::fs;
 use std::io;
@@ -19,10 +22,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
-
-/// Stack of a waiting thread; only what is touched takes memory.
-const THREAD_STACK: usize = 256 * 1024;
 
 /// Runs containers in namespaces, as root.
 #[derive(Debug)]
@@ -32,6 +31,8 @@ pub struct Namespaces {
 
 #[derive(Debug)]
 struct Host {
+    /// In a user namespace: what that leaves of the kernel's file systems.
+    abilities: Abilities,
     /// An existing directory: trees are attached over it in the child's namespace, on their way to the new root.
     state: PathBuf,
     hierarchies: Hierarchies,
@@ -60,7 +61,16 @@ impl Namespaces {
         let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;
         rustix::process::set_dumpable_behavior(not_dumpable).map_err(|e| Error::setup("hide memory")(e.into()))?;
         sweep(&state);
-        Ok(Self { host: Arc::new(Host { state, hierarchies: Hierarchies::detect() }) })
+        let hierarchies = Hierarchies::detect();
+        let abilities = Abilities::probe(&hierarchies)?;
+        Ok(Self { host: Arc::new(Host { abilities, state, hierarchies }) })
+    }
+}
+
+impl Namespaces {
+    /// What can't be done here, for people.
+    pub fn shortcomings(&self) -> Vec<String> {
+        self.host.abilities.shortcomings()
     }
 }
 
@@ -87,14 +97,15 @@ fn sweep(state: &Path) {
 #[async_trait]
 impl Sandbox for Namespaces {
     fn level(&self) -> Level {
-        Level::Namespaces
+        if self.host.abilities.user_namespace { Level::UserNamespace } else { Level::Namespaces }
     }
 
     async fn start(&self, spec: ContainerSpec, init: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Container>> {
         check_id(&spec.id)?;
         let host = self.host.clone();
-        let running = on_own_thread(move |ready, ended| run_container(&host, &spec, &init, io, ready, ended)).await?;
-        Ok(Box::new(RunningContainer(running)))
+        let (running, details) =
+            on_own_thread(move |ready, ended| run_container(&host, &spec, &init, io, ready, ended)).await?;
+        Ok(Box::new(RunningContainer { running, details }))
     }
 }
 
@@ -104,36 +115,6 @@ fn check_id(id: &str) -> Result<()> {
         && id.starts_with(|c: char| c.is_ascii_alphanumeric())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if plain { Ok(()) } else { Err(Error::Invalid(format!("container id {id:?} is not a plain name"))) }
-}
-
-type Ready = oneshot::Sender<Result<Running>>;
-type Ended = watch::Sender<Option<std::result::Result<ExitStatus, String>>>;
-
-/// Starts a thread that runs one process from beginning to end; returns when the process executes its program.
-async fn on_own_thread(work: impl FnOnce(Ready, Ended) + Send + 'static) -> Result<Running> {
-    let (ready, running) = oneshot::channel();
-    let (ended, end) = watch::channel(None);
-    std::thread::Builder::new()
-        .name("sandbox-step".into())
-        .stack_size(THREAD_STACK)
-        .spawn(move || work(ready, ended))
-        .map_err(Error::setup("start a thread"))?;
-    let mut running = running.await.map_err(|_| Error::Lost("its thread ended".into()))??;
-    running.end = Some(end);
-    running.terminal =
-        running.master.as_ref().map(Terminal::new).transpose().map_err(Error::setup("watch the terminal"))?;
-    Ok(running)
-}
-
-/// A running process, from outside.
-struct Running {
-    pidfd: Arc<OwnedFd>,
-    /// Set before the caller sees it.
-    end: Option<watch::Receiver<Option<std::result::Result<ExitStatus, String>>>>,
-    /// The controlling side of the terminal, as it is and as it is handed out.
-    master: Option<OwnedFd>,
-    terminal: Option<Terminal>,
-    details: Arc<Details>,
 }
 
 /// What is known about a container.
@@ -156,91 +137,50 @@ impl Details {
     }
 }
 
-impl Running {
-    fn new(pidfd: OwnedFd, master: Option<OwnedFd>, details: Arc<Details>) -> Self {
-        Self { pidfd: Arc::new(pidfd), end: None, master, terminal: None, details }
-    }
-
-    fn signal(&self, number: i32) -> Result<()> {
-        raw::signal(self.pidfd.as_fd(), number).map_err(Error::setup(format!("send signal {number}")))
-    }
-}
-
-#[async_trait]
-impl Process for Running {
-    async fn wait(&self) -> Result<ExitStatus> {
-        let Some(mut end) = self.end.clone() else { return Err(Error::Lost("it never started".into())) };
-        let end = end.wait_for(Option::is_some).await.map_err(|_| Error::Lost("its thread ended".into()))?;
-        match &*end {
-            Some(Ok(status)) => Ok(*status),
-            Some(Err(why)) => Err(Error::Lost(why.clone())),
-            None => Err(Error::Lost("it has no status".into())),
-        }
-    }
-
-    fn signal(&self, signal: i32) -> Result<()> {
-        Self::signal(self, signal)
-    }
-
-    fn resize(&self, size: WinSize) -> Result<()> {
-        match &self.master {
-            Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal")),
-            None => Ok(()),
-        }
-    }
-
-    fn take_terminal(&mut self) -> Option<Terminal> {
-        self.terminal.take()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.signal(libc::SIGKILL);
-    }
-}
-
 /// The first process of a container. When it ends, the kernel ends every other one in the container.
-struct RunningContainer(Running);
+struct RunningContainer {
+    running: Running,
+    details: Arc<Details>,
+}
 
 #[async_trait]
 impl Process for RunningContainer {
     async fn wait(&self) -> Result<ExitStatus> {
-        self.0.wait().await
+        self.running.wait().await
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
-        self.0.signal(signal)
+        self.running.signal(signal)
     }
 
     fn resize(&self, size: WinSize) -> Result<()> {
-        self.0.resize(size)
+        self.running.resize(size)
     }
 
     fn take_terminal(&mut self) -> Option<Terminal> {
-        self.0.take_terminal()
+        self.running.take_terminal()
     }
 }
 
 #[async_trait]
 impl Container for RunningContainer {
     async fn exec(&self, process: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
-        let (pidfd, details) = (self.0.pidfd.clone(), self.0.details.clone());
-        let running =
+        let (pidfd, details) = (self.running.pidfd(), self.details.clone());
+        let (running, ()) =
             on_own_thread(move |ready, ended| run_process(pidfd, &details, &process, io, ready, &ended)).await?;
         Ok(Box::new(running))
     }
 
     fn stats(&self) -> ResourceUsage {
-        let ended = self.0.end.as_ref().is_some_and(|end| end.borrow().is_some());
-        match &self.0.details.cgroup {
+        let ended = self.running.ended();
+        match &self.details.cgroup {
             Some(cgroup) if !ended => cgroup.usage(),
-            _ => *self.0.details.usage.lock().unwrap_or_else(PoisonError::into_inner),
+            _ => *self.details.usage.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
     fn warnings(&self) -> &[String] {
-        &self.0.details.warnings
+        &self.details.warnings
     }
 }
 
@@ -267,8 +207,15 @@ impl Drop for GroupGuard<'_> {
 }
 
 /// The life of a container, on its own thread.
-fn run_container(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: ProcessIo, ready: Ready, ended: Ended) {
-    let plan = match plan::plan(&host.state, &host.hierarchies, spec, init, io) {
+fn run_container(
+    host: &Host,
+    spec: &ContainerSpec,
+    init: &ProcessSpec,
+    io: ProcessIo,
+    ready: Ready<Arc<Details>>,
+    ended: Ended,
+) {
+    let plan = match plan::plan(&host.state, &host.hierarchies, &host.abilities, spec, init, io) {
         Ok(plan) => plan,
         Err(e) => return drop(ready.send(Err(e))),
     };
@@ -283,7 +230,7 @@ fn run_container(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: Proc
     let details = Arc::new(Details { inside: Mutex::new(Some(inside)), cgroup, warnings, usage: Mutex::default() });
     let running = started.and_then(|pidfd| {
         let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
-        Ok((own, Running::new(pidfd, terminal, details.clone())))
+        Ok((own, Running::new(pidfd, terminal)))
     });
     let (pidfd, running) = match running {
         Ok(running) => running,
@@ -294,7 +241,7 @@ fn run_container(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: Proc
         }
     };
     // Nobody waits any more: dropping what comes back kills the container.
-    drop(ready.send(Ok(running)));
+    drop(ready.send(Ok((running, details.clone()))));
     let reaped = raw::reap(pidfd.as_fd());
     let oom = guard_group.as_ref().is_some_and(Cgroup::oom);
     if let Ok(reaped) = &reaped {
@@ -329,7 +276,7 @@ fn run_process(
     };
     drop(container);
     details.close();
-    drop(ready.send(Ok(running)));
+    drop(ready.send(Ok((running, ()))));
     let reaped = raw::reap(pidfd.as_fd());
     let _ = ended.send(Some(reaped.map(|r| status(&r, false)).map_err(|e| e.to_string())));
 }
@@ -357,22 +304,14 @@ fn enter(
         libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
     program.push(Step::Enter(container.clone(), kinds));
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
-    process::finish(&mut program, spec, &user, &streams, cwd, inside.security)?;
+    process::finish(&mut program, spec, &user, &streams, cwd, inside.security.into())?;
     let terminal = streams.master.take();
     drop(streams);
     // Decides where this thread's children are born; the thread ends with the process.
     raw::setns(container.as_fd(), libc::CLONE_NEWPID).map_err(Error::setup("enter the container"))?;
     let pidfd = program.start(0, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, spec))?;
     let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
-    Ok((own, Running::new(pidfd, terminal, details.clone())))
-}
-
-fn status(reaped: &Reaped, oom: bool) -> ExitStatus {
-    let cause = match reaped.code {
-        libc::CLD_EXITED => ExitCause::Code(reaped.status),
-        _ => ExitCause::Signal(reaped.status),
-    };
-    ExitStatus { cause, oom }
+    Ok((own, Running::new(pidfd, terminal)))
 }
 
 /// What the cgroup counted, and where there is none what the kernel keeps of every process that was waited for.

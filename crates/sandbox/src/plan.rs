@@ -1,6 +1,7 @@
 //! From a [`ContainerSpec`] to a child's program: every tree is assembled detached, every mount point found or made, every
 //! step written down, before any process exists.
 
+use crate::abilities::Abilities;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::child::{Program, Source, Step};
 use crate::devices;
@@ -113,15 +114,16 @@ pub(crate) fn scratch_dir(state: &Path) -> PathBuf {
 pub(crate) fn plan(
     state: &Path,
     hierarchies: &Hierarchies,
+    abilities: &Abilities,
     spec: &ContainerSpec,
     init: &ProcessSpec,
     io: ProcessIo,
 ) -> Result<Plan> {
-    match Builder::new(state, spec, spec.rootfs.clone(), None)?.build(hierarchies, init, io) {
+    match Builder::new(state, abilities, spec, spec.rootfs.clone(), None)?.build(hierarchies, init, io) {
         Err(Refused::ReadOnly(io)) => {
             // Something is missing from a root that can't be written to: it is made in a layer that is thrown away.
             let (root, scratch) = throwaway_layer(state, spec)?;
-            let builder = Builder::new(state, spec, root, Some(scratch))?;
+            let builder = Builder::new(state, abilities, spec, root, Some(scratch))?;
             builder.build(hierarchies, init, io).map_err(|refused| match refused {
                 Refused::ReadOnly(_) => Error::Mount { dest: "/".into(), source: Errno::ROFS.into() },
                 Refused::Error(e) => e,
@@ -162,6 +164,7 @@ fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mount, Scratch
 
 struct Builder<'a> {
     state: CString,
+    abilities: &'a Abilities,
     spec: &'a ContainerSpec,
     root: Arc<OwnedFd>,
     layout: Layout,
@@ -173,7 +176,13 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(state: &Path, spec: &'a ContainerSpec, root: Mount, scratch: Option<Scratch>) -> Result<Self> {
+    fn new(
+        state: &Path,
+        abilities: &'a Abilities,
+        spec: &'a ContainerSpec,
+        root: Mount,
+        scratch: Option<Scratch>,
+    ) -> Result<Self> {
         let tree = mount::detached(&root).map_err(|source| Error::Tree { dest: "/".into(), source })?;
         let tree = Arc::new(tree);
         raw::set_mount(tree.as_fd(), device_attribute(spec), 0)
@@ -184,6 +193,7 @@ impl<'a> Builder<'a> {
         });
         Ok(Self {
             state: c_string("state directory", state.as_os_str().as_bytes())?,
+            abilities,
             spec,
             layout: Layout::new(tree.clone()),
             root: tree,
@@ -274,11 +284,24 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Shows what the builder sees at a path, where a file system of the step's own can't be had.
+    fn show(&mut self, path: &'static str, attributes: u64) -> Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let failed = |source| Error::Mount { dest: path.into(), source };
+        let tree = rustix::mount::open_tree(CWD, path, flags).map_err(|e| failed(e.into()))?;
+        raw::set_mount(tree.as_fd(), attributes, 0).map_err(failed)?;
+        self.attach(Path::new(path), Kind::Directory, Lifetime::Everything, tree)
+    }
+
     /// `/proc`, `/dev` with what is in it, `/sys`. Returns the file system of terminals.
     fn system_mounts(&mut self, hierarchies: &Hierarchies) -> Result<Arc<OwnedFd>> {
         // The memory tree must be in the namespace before parts of it can be cloned.
         self.program.push(Step::Stage(self.memory.tree(), self.state.clone()));
-        self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
+        if self.abilities.proc {
+            self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
+        } else {
+            self.show("/proc", NOSUID | NOEXEC | NODEV)?;
+        }
         let insecure = self.spec.security == Security::Insecure;
         let devices = devices::populate(&self.memory, insecure)?;
         self.attach_memory(
@@ -297,10 +320,17 @@ impl<'a> Builder<'a> {
         self.layout.cover(at, Some(terminals.clone()));
         let shm = devices::shm(self.spec.shm_size)?;
         self.attach(Path::new("/dev/shm"), Kind::Directory, Lifetime::Stays, shm)?;
-        self.new_mount(c"mqueue", NOSUID | NOEXEC | NODEV, c"/dev/mqueue")?;
+        if self.abilities.mqueue {
+            self.new_mount(c"mqueue", NOSUID | NOEXEC | NODEV, c"/dev/mqueue")?;
+        }
         let seal = if insecure { 0 } else { RDONLY };
-        self.new_mount(c"sysfs", NOSUID | NOEXEC | NODEV | seal, c"/sys")?;
-        if hierarchies.unified() {
+        let own_network = self.spec.network != Network::Host;
+        if if own_network { self.abilities.sys_with_network } else { self.abilities.sys } {
+            self.new_mount(c"sysfs", NOSUID | NOEXEC | NODEV | seal, c"/sys")?;
+        } else {
+            self.show("/sys", NOSUID | NOEXEC | NODEV | RDONLY)?;
+        }
+        if self.abilities.cgroup && hierarchies.unified() {
             self.later.push(Step::NewMount {
                 kind: c"cgroup2",
                 attributes: NOSUID | NOEXEC | NODEV | seal,
@@ -350,6 +380,17 @@ impl<'a> Builder<'a> {
                     .map_err(|e| Error::setup(format!("find {}", source.display()))(e.into()))?;
                 raw::set_mount(tree.as_fd(), seal, 0).map_err(at)?;
                 self.attach(dest, kind_of(&tree).map_err(at)?, lifetime, tree)?;
+            }
+            MountKind::Device { source, mode, uid, gid } => {
+                let node = devices::given(&self.memory, source, *mode, *uid, *gid)?;
+                let node = match node {
+                    devices::Given::Host(node) => node,
+                    devices::Given::Memory(name) => {
+                        let allowed = NOSUID | NOEXEC;
+                        return self.attach_memory(dest, Kind::File, lifetime, &name, allowed);
+                    }
+                };
+                self.attach(dest, Kind::File, lifetime, node)?;
             }
             MountKind::Memory { content, mode, uid, gid } => {
                 let name = self.memory.file(content, *mode, *uid, *gid)?;
@@ -408,7 +449,7 @@ impl<'a> Builder<'a> {
         let sealed = self.spec.readonly_rootfs || self.spec.rootfs.readonly();
         let writable = self.scratch.is_some() || !self.spec.rootfs.readonly();
         let source = if sealed && writable { self.seal_root() } else { Source::Tree(self.root.clone()) };
-        let Self { state, spec, root, layout, memory: _, program: staged, later, scratch } = self;
+        let Self { state, abilities: _, spec, root, layout, memory: _, program: staged, later, scratch } = self;
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
@@ -442,6 +483,7 @@ impl<'a> Builder<'a> {
                 let fd = fd.map_err(|e| Error::setup(opening)(e.into()))?;
                 program.push(Step::Enter(Arc::new(fd), libc::CLONE_NEWNET));
             }
+            Network::Joined(namespace) => program.push(Step::Enter(namespace.fd(), libc::CLONE_NEWNET)),
         }
         program.push(Step::Hostname(c_string("host name", spec.hostname.as_bytes())?));
         program.push(Step::PrivateMounts);
@@ -452,7 +494,7 @@ impl<'a> Builder<'a> {
             program.extend(MASKED.map(Step::Mask));
             program.extend(READ_ONLY.map(Step::ReadOnly));
         }
-        process::finish(&mut program, init, &user, &streams, cwd, spec.security)?;
+        process::finish(&mut program, init, &user, &streams, cwd, spec.security.into())?;
         Ok(Plan {
             program,
             namespaces: namespaces as u64,

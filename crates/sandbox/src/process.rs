@@ -8,11 +8,13 @@ use crate::limits;
 use crate::raw::StringArray;
 use crate::seccomp;
 use crate::spec::{ProcessSpec, Security, WinSize};
+use crate::userns;
 use cooper_rooted::Root;
 use cooper_rooted::passwd::{self, ExecUser};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
+use rustix::thread::CapabilitySet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +26,26 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Group of terminals, as distributions number it.
 pub(crate) const TTY_GROUP: u32 = 5;
+
+/// What holds a process beside its namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shield {
+    /// The default capabilities, the system call filter.
+    Full,
+    /// The default capabilities without those that lead out of a changed root. A filter can't be had without privilege.
+    Capabilities,
+    /// Neither.
+    Nothing,
+}
+
+impl From<Security> for Shield {
+    fn from(security: Security) -> Self {
+        match security {
+            Security::Sandboxed => Self::Full,
+            Security::Insecure => Self::Nothing,
+        }
+    }
+}
 
 /// Owned by the program's steps, but for the controlling side of the terminal.
 pub(crate) struct Streams {
@@ -90,7 +112,12 @@ fn terminal(size: WinSize, user: &ExecUser, terminals: &Arc<OwnedFd>) -> Result<
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).map_err(failed("open the terminal's other side"))?;
     set_size(&master, size).map_err(Error::setup("set the terminal's size"))?;
     let (owner, group) = (Uid::from_raw(user.uid), Gid::from_raw(TTY_GROUP));
-    rustix::fs::fchown(&slave, Some(owner), Some(group)).map_err(failed("give the terminal to the user"))?;
+    match rustix::fs::fchown(&slave, Some(owner), Some(group)) {
+        // In a user namespace the group may not exist; the user is what matters.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::fchown(&slave, Some(owner), None),
+        other => other,
+    }
+    .map_err(failed("give the terminal to the user"))?;
     let flags = rustix::fs::fcntl_getfl(&master).map_err(failed("read the terminal's flags"))?;
     rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK).map_err(failed("set the terminal's flags"))?;
     let slave = Arc::new(slave);
@@ -113,7 +140,7 @@ pub(crate) fn finish(
     user: &ExecUser,
     streams: &Streams,
     cwd: &Path,
-    security: Security,
+    shield: Shield,
 ) -> Result<()> {
     for limit in &spec.ulimits {
         let (resource, value) = limits::parse(limit)?;
@@ -122,13 +149,19 @@ pub(crate) fn finish(
     program.push(Step::Cleanse);
     program.push(Step::Session { streams: streams.standard.clone(), terminal: streams.terminal });
     program.push(Step::WorkingDirectory(c_string("working directory", cwd.as_os_str().as_bytes())?));
-    if security == Security::Sandboxed {
+    if shield == Shield::Full {
         program.push(Step::Filter(seccomp::filter()));
+    }
+    if shield != Shield::Nothing {
         let own = rustix::thread::capabilities(None).map_err(|e| Error::setup("read capabilities")(e.into()))?;
-        let keep = capabilities::DEFAULT & own.permitted;
+        let mut keep = capabilities::DEFAULT & own.permitted;
+        if shield == Shield::Capabilities {
+            // The ways out of a changed root.
+            keep -= CapabilitySet::SYS_CHROOT | CapabilitySet::MKNOD;
+        }
         program.push(Step::Capabilities { keep, last: capabilities::last() });
     }
-    let groups = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let groups = userns::may_set_groups().then(|| user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect());
     program.push(Step::Identity { uid: user.uid, gid: user.gid, groups });
     program.push(Step::DieWithStarter);
     let env = environment(spec, user)?;
@@ -194,7 +227,7 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::Hostname(name) => format!("set the host name {}", quoted(name)),
         Step::PrivateMounts => "separate the mounts".to_owned(),
         Step::Stage(_, at) => format!("attach a tree at {}", quoted(at)),
-        Step::EnterRoot(..) => "change the root".to_owned(),
+        Step::EnterRoot(..) | Step::ChangeRoot(_) => "change the root".to_owned(),
         Step::Mask(path) => format!("mask {}", path.to_string_lossy()),
         Step::ReadOnly(path) => format!("make {} read-only", path.to_string_lossy()),
         Step::Limit(resource, value) => limits::describe(*resource, *value),

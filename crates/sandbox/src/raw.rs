@@ -65,7 +65,13 @@ pub(crate) unsafe fn spawn_sharing_memory(
     let blocked = BlockedSignals::new();
     // SAFETY: `args` describes a stack inside `stack`, aligned to 16, which outlives the child's use of it because
     // CLONE_VFORK keeps this thread stopped; the caller vouches for `entry` and `context`.
-    let result = unsafe { clone3(&args, entry, context) };
+    let mut result = unsafe { clone3(&args, entry, context) };
+    // System call filters of containers answer so, since they can't look into the structure.
+    if result == -(libc::ENOSYS as isize) && cgroup.is_none() {
+        let flags = namespaces | shared | libc::SIGCHLD as u64;
+        // SAFETY: as above. The child resets its signal handlers itself.
+        result = unsafe { clone(flags, args.stack + args.stack_size, &raw mut pidfd, entry, context) };
+    }
     drop(blocked);
     drop(stack);
     if result < 0 {
@@ -124,6 +130,83 @@ unsafe fn clone3(args: &CloneArgs, entry: extern "C" fn(*mut c_void) -> !, conte
             inlateout("x0") ptr::from_ref(args) as isize => result,
             in("x1") size_of::<CloneArgs>(),
             in("x8") libc::SYS_clone3,
+            in("x20") context,
+            in("x21") entry,
+            lateout("x30") _,
+        );
+    }
+    result
+}
+
+/// The older call. `stack` is the end of the child's stack, aligned to 16.
+///
+/// # Safety
+/// As [`spawn_sharing_memory`]; `stack` must end a valid stack, `pidfd` be valid for writing.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone(
+    flags: u64,
+    stack: u64,
+    pidfd: *mut RawFd,
+    entry: extern "C" fn(*mut c_void) -> !,
+    context: *mut c_void,
+) -> isize {
+    let result: isize;
+    // SAFETY: as for `clone3`.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone as isize => result,
+            in("rdi") flags,
+            in("rsi") stack,
+            in("rdx") pidfd,
+            in("r10") 0,
+            in("r8") 0,
+            in("r12") context,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// The older call. `stack` is the end of the child's stack, aligned to 16.
+///
+/// # Safety
+/// As [`spawn_sharing_memory`]; `stack` must end a valid stack, `pidfd` be valid for writing.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone(
+    flags: u64,
+    stack: u64,
+    pidfd: *mut RawFd,
+    entry: extern "C" fn(*mut c_void) -> !,
+    context: *mut c_void,
+) -> isize {
+    let result: isize;
+    // SAFETY: as for `clone3`.
+    unsafe {
+        asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk 1",
+            "2:",
+            inlateout("x0") flags as isize => result,
+            in("x1") stack,
+            in("x2") pidfd,
+            in("x3") 0,
+            in("x4") 0,
+            in("x8") libc::SYS_clone,
             in("x20") context,
             in("x21") entry,
             lateout("x30") _,
@@ -242,6 +325,32 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         libc::close(socket);
         if result == 0 { Ok(()) } else { Err(error) }
     }
+}
+
+/// Takes a bridge down and removes it.
+pub(crate) fn remove_bridge(name: &str) -> io::Result<()> {
+    // Of `linux/sockios.h`.
+    const SIOCBRDELBR: u64 = 0x89a1;
+    let mut text = [0 as libc::c_char; libc::IFNAMSIZ];
+    if name.len() >= text.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in text.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: the request is a zeroed structure on this frame; its name, and the other call's argument, end with a NUL
+    // because the text is shorter than the field. The socket is open.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name = text;
+        request.ifr_ifru.ifru_flags = 0;
+        let down = libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request);
+        if down != 0 || libc::ioctl(socket.as_raw_fd(), SIOCBRDELBR as _, text.as_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Marks every descriptor from `first` on to be closed by `execve`. Async-signal-safe.

@@ -1,5 +1,6 @@
 //! What a container and its processes are made of. Plain values: no I/O here.
 
+use crate::network::NetworkNamespace;
 use cooper_mount::Mount;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -71,6 +72,8 @@ pub enum Network {
     None,
     /// An existing network namespace, by a path such as `/run/netns/x`.
     Namespace(PathBuf),
+    /// An existing network namespace.
+    Joined(NetworkNamespace),
 }
 
 /// How strictly processes are held.
@@ -158,6 +161,17 @@ pub enum MountKind {
     Host {
         /// Path on the host.
         source: PathBuf,
+    },
+    /// A device of the host. The only kind of mount, besides those of `/dev`, on which device files work.
+    Device {
+        /// Path on the host.
+        source: PathBuf,
+        /// Permission bits, owner and group inside, where they are not to be the host's.
+        mode: Option<u32>,
+        /// Owner.
+        uid: Option<u32>,
+        /// Group.
+        gid: Option<u32>,
     },
     /// A file in memory: secrets. Never written to a disk, gone with the container.
     Memory {

@@ -10,7 +10,7 @@ const TIERS: &[(&str, &[&str])] = &[
     ("pure logic", &["llb", "fsmatch", "sbom", "solver"]),
     ("over graphs", &["attest", "dockerfile"]),
     ("storage primitives", &["content", "rooted"]),
-    ("capabilities", &["layer", "registry", "sandbox", "session", "snapshot"]),
+    ("capabilities", &["cdi", "layer", "proxy", "registry", "sandbox", "session", "snapshot"]),
     ("capabilities over capabilities", &["export", "fileop", "remote-cache", "source"]),
     ("engine", &["engine"]),
     ("frontends", &["frontend"]),

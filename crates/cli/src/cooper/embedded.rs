@@ -74,6 +74,11 @@ fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Daemo
     Ok(config)
 }
 
+/// Where the engine's state is when nobody says.
+pub fn state_directory() -> PathBuf {
+    Places::of_process().root
+}
+
 struct Places {
     root: PathBuf,
     config: PathBuf,

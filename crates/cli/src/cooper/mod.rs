@@ -18,6 +18,7 @@ use crate::{block_on, daemon, parse};
 
 mod build;
 mod context;
+mod doctor;
 mod embedded;
 mod flags;
 mod lint;
@@ -93,8 +94,17 @@ enum Command {
     Prune(WithEngine<prune::PruneFlags>),
     /// List workers and their platforms
     Workers(WithEngine<workers::WorkersFlags>),
+    /// Show what this machine lets build steps have, and why
+    Doctor(doctor::DoctorFlags),
     /// Show versions of this program and of the engine
     Version(WithEngine<info::InfoFlags>),
+}
+
+impl Command {
+    /// Whether it opens an engine in this process when no daemon is named.
+    fn embeds(&self) -> bool {
+        !matches!(self, Self::Version(_))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -115,7 +125,13 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
             daemon::run(*command)
         }
         Command::Lint(flags) => lint::run(&flags),
-        command => block_on(run(global, command)),
+        command => {
+            if global.address().is_none() && command.embeds() {
+                // Before there are threads.
+                cooper_sandbox::userns::enter();
+            }
+            block_on(run(global, command))
+        }
     }
 }
 
@@ -142,6 +158,7 @@ async fn run(global: GlobalFlags, command: Command) -> Result<()> {
                 None => Ok(()),
             }
         }
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::Daemon(_) | Command::Lint(_) => Ok(()),
     }
 }
@@ -192,7 +209,7 @@ impl Engine {
     pub async fn finish<T>(&self, result: Result<T>) -> Result<T> {
         if let Some(daemon) = &self.embedded {
             // What could not be written is built anew next time; the result stands.
-            daemon.flush().await;
+            daemon.close().await;
         }
         result
     }

@@ -18,11 +18,12 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The defaults of this process: a user's when it runs in a user namespace as somebody whose
-    /// `USER` is not root, else the system's.
+    /// The defaults of this process: a user's when it has made itself root in a user namespace, or
+    /// runs in one as somebody whose `USER` is not root; else the system's.
     pub fn of_process() -> Self {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let rootless = in_user_namespace() && env("USER").is_some_and(|user| user != "root");
+        let rootless = cooper_sandbox::userns::entered()
+            || (in_user_namespace() && env("USER").is_some_and(|user| user != "root"));
         Self::new(rootless, env)
     }
 
@@ -63,9 +64,5 @@ impl Defaults {
 
 /// Whether this process lives in a user namespace other than the initial one.
 pub fn in_user_namespace() -> bool {
-    // The initial namespace maps the whole range onto itself.
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let mut words = map.split_whitespace();
-        [words.next(), words.next(), words.next()] != [Some("0"), Some("0"), Some("4294967295")]
-    })
+    cooper_sandbox::userns::inside()
 }

@@ -181,7 +181,9 @@ impl Control for ControlService {
         &self,
         _: Request<control::ListWorkersRequest>,
     ) -> Result<Response<control::ListWorkersResponse>, Status> {
-        let record = vec![convert::worker_record(self.engine.worker_info())];
+        let engine = self.engine.clone();
+        let devices = blocking(move || engine.devices()).await?;
+        let record = vec![convert::worker_record(self.engine.worker_info(), devices)];
         Ok(Response::new(control::ListWorkersResponse { record }))
     }
 

@@ -43,6 +43,7 @@ pub fn build_request(request: control::SolveRequest) -> BuildRequest {
         trace: None,
         session_exporters: request.enable_session_exporter,
         compatibility: request.compatibility_version,
+        proxy_network: request.proxy_network,
         policy: SourcePolicy {
             rules: request.source_policy.into_iter().collect(),
             session: request.source_policy_session,
@@ -110,8 +111,17 @@ pub fn version() -> types::BuildkitVersion {
     }
 }
 
+fn device(device: cooper_cdi::Device) -> types::CdiDevice {
+    types::CdiDevice {
+        name: device.name,
+        auto_allow: device.auto_allow,
+        annotations: device.annotations.into_iter().collect(),
+        on_demand: false,
+    }
+}
+
 /// The worker.
-pub fn worker_record(info: &WorkerInfo) -> types::WorkerRecord {
+pub fn worker_record(info: &WorkerInfo, devices: Vec<cooper_cdi::Device>) -> types::WorkerRecord {
     let policy = |p: &GcPolicy| types::GcPolicy {
         all: p.all,
         keep_duration: p.keep_duration.as_nanos() as i64,
@@ -126,6 +136,6 @@ pub fn worker_record(info: &WorkerInfo) -> types::WorkerRecord {
         platforms: info.platforms.iter().map(cooper_llb::platform_to_pb).collect(),
         gc_policy: info.gc.iter().map(policy).collect(),
         buildkit_version: Some(version()),
-        cdi_devices: Vec::new(),
+        cdi_devices: devices.into_iter().map(device).collect(),
     }
 }

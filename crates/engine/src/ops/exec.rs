@@ -1,6 +1,11 @@
 //! Runs a process over its mounts (LLB exec op).
 
-use super::{mounts::Prepared, proxy_env};
+use super::{
+    devices::add_devices,
+    mounts::Prepared,
+    network::{Place, StepNetwork},
+    proxy_env,
+};
 use crate::{
     domain::{Build, Remains, StepError, StepErrorKind},
     log_limit::LogLimit,
@@ -33,6 +38,10 @@ pub struct ExecOp {
     /// Digest of the bytes received, when they hold fields that this version does not know.
     pub(crate) unknown: Option<Digest>,
     pub(crate) inputs: usize,
+    /// Full names of the devices that it is given.
+    pub(crate) devices: Vec<String>,
+    /// Its requests go through a proxy. What it fetched is only known of steps that ran this way.
+    pub(crate) proxied: bool,
 }
 
 #[async_trait]
@@ -122,15 +131,50 @@ impl ExecOp {
         if let Some(unknown) = &self.unknown {
             digester.update_field(unknown.as_str());
         }
+        if self.proxied {
+            digester.update_field("proxied");
+        }
         digester.finish()
     }
 
     async fn run_prepared(&self, prepared: &mut Prepared, cx: &OpContext<Build>) -> Result<(), StepError> {
         let meta = self.meta();
-        let process = process_spec(&meta, &prepared.secret_env, prepared.ssh_socket.as_deref())?;
+        let mut process = process_spec(&meta, &prepared.secret_env, prepared.ssh_socket.as_deref())?;
         let shape =
             Shape { network: self.exec.network(), security: self.exec.security(), resources: self.resources.clone() };
-        let spec = container_spec(&self.worker, &meta, shape, prepared)?;
+        let mut spec = container_spec(&self.worker, &meta, shape, prepared)?;
+        if !self.devices.is_empty() {
+            add_devices(&self.worker, &self.devices, &mut spec, &mut process, cx)?;
+        }
+        let jobs = cx.jobs();
+        let governing = if self.proxied { jobs.clone() } else { Vec::new() };
+        let place = Place { network: self.exec.network(), security: spec.security, hostname: &meta.hostname };
+        let network = StepNetwork::join(&self.worker, place, governing).await?;
+        network.apply(&mut spec, &mut process);
+        let trust = network.trust(&spec)?;
+        let outcome = self.run_container(spec, process, prepared, cx).await;
+        if let Some(trust) = trust {
+            trust.remove()?;
+        }
+        if let Some(record) = network.record() {
+            let log = record.log();
+            if !log.is_empty() {
+                cx.log(2, log);
+            }
+            for job in jobs {
+                job.add_fetched(cx.vertex.clone(), record.clone());
+            }
+        }
+        judge(&meta, outcome?)
+    }
+
+    async fn run_container(
+        &self,
+        spec: ContainerSpec,
+        process: ProcessSpec,
+        prepared: &Prepared,
+        cx: &OpContext<Build>,
+    ) -> Result<ExitStatus, StepError> {
         let (io, streams) =
             ProcessIo::piped().map_err(StepError::while_doing("cannot make the step's output pipes"))?;
         let started = self.worker.sandbox.start(spec, process, io).await;
@@ -146,8 +190,7 @@ impl ExecOp {
         let logs = futures::future::join(out, pump(stderr, 2, mask.stream(), &limit, cx));
         let (status, _) = futures::future::join(container.wait(), logs).await;
         limit.finish(cx);
-        let status = status.map_err(StepError::while_doing("cannot wait for the step's process"))?;
-        judge(&meta, status)
+        status.map_err(StepError::while_doing("cannot wait for the step's process"))
     }
 }
 

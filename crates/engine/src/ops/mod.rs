@@ -1,6 +1,7 @@
 //! LLB ops over the capabilities. Each is bound to a worker and knows only its own protobuf message.
 
 pub mod blob;
+pub(crate) mod devices;
 pub mod exec;
 pub mod file;
 pub mod git;
@@ -9,7 +10,9 @@ pub mod image;
 pub mod local;
 pub mod merge;
 pub(crate) mod mounts;
+pub(crate) mod network;
 pub mod ssh;
+mod trust;
 pub mod vertex;
 
 use crate::{domain::Build, tree::Tree};

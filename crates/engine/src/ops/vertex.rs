@@ -28,6 +28,13 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &Buil
         Some(Kind::Exec(exec)) => {
             check_entitlements(exec.network(), exec.security(), job)
                 .map_err(|reason| BuildError::refused(format!("{reason} (needed by {name:?})")))?;
+            let devices = match exec.cdi_devices.as_slice() {
+                [] => Vec::new(),
+                requested => job
+                    .entitlements
+                    .devices(requested, worker.devices.as_deref())
+                    .map_err(|reason| BuildError::refused(format!("{reason} (needed by {name:?})")))?,
+            };
             Arc::new(ExecOp {
                 worker: worker.clone(),
                 exec: exec.clone(),
@@ -35,6 +42,8 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &Buil
                 platform: platform(v),
                 unknown: unknown_fields(v),
                 inputs: v.inputs.len(),
+                devices,
+                proxied: job.proxy_network && exec.network() != pb::NetMode::None,
             })
         }
         Some(Kind::File(file)) => Arc::new(FileOp::new(worker, file, v.inputs.len(), unknown_fields(v))),

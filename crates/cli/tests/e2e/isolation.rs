@@ -1,0 +1,79 @@
+//! The lower levels of isolation: as an ordinary user, and where nothing can be mounted.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use cooper_testkit::outcome;
+
+use crate::{local, read, workshop};
+
+/// Nobody in particular, with nothing set aside in `/etc/subuid`.
+const USER: u32 = 65534;
+
+/// What every level owes a step: its files, a secret and a cache for as long as it runs, a network's names.
+const STEPS: &str = "ENV PATH=/bin\nRUN mkdir /out && id -u > /out/id && cat /etc/hosts > /out/hosts && echo x > /dev/null\n\
+    RUN --mount=type=secret,id=s,target=/run/s --mount=type=tmpfs,target=/t \
+    cat /run/s > /out/secret && touch /t/x && rm -f /etc/none\n\
+    RUN --mount=type=cache,target=/cache echo kept > /cache/file\n\
+    RUN --mount=type=cache,target=/cache cp /cache/file /out/cached\n\
+    RUN --mount=from=base,source=/bin,target=/other test -e /other/busybox && ls / > /out/list\n\
+    FROM scratch\nCOPY --from=base /out /\n";
+
+fn stages() -> String {
+    STEPS.replace("FROM scratch\nCOPY --from=base", "FROM scratch\nCOPY --from=made").replacen(
+        "ENV",
+        "FROM base AS made\nENV",
+        1,
+    )
+}
+
+#[test]
+fn an_ordinary_user_builds() {
+    let shop = workshop();
+    let context = shop.dockerfile(&stages());
+    fs::set_permissions(shop.path(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let as_user = |command: &mut Command| {
+        command.uid(USER).gid(USER).env("HOME", shop.path("home")).env("USER", "nobody");
+        outcome(command)
+    };
+    fs::write(shop.path("secret"), "hidden").unwrap();
+    fs::set_permissions(shop.path("secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let told = as_user(shop.cooper().arg("doctor").arg("--root").arg(shop.path("doctor"))).ok();
+    told.says("user-namespace   works").says("in use: user-namespace");
+    let mut build = shop.build(&context);
+    build.args(["--secret", &format!("id=s,src={}", shop.path("secret").display())]);
+    as_user(build.args(["-o", &local(&shop.path("out"))])).ok();
+    assert_eq!(read(shop.path("out/id")), "0\n", "root in there");
+    assert_eq!(read(shop.path("out/secret")), "hidden");
+    assert_eq!(read(shop.path("out/cached")), "kept\n");
+    assert!(read(shop.path("out/hosts")).contains("localhost"));
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(shop.path("out/id")).unwrap());
+    assert_eq!(owner, USER, "and only there");
+    let denied = shop.dockerfile("RUN /bin/mount -t tmpfs x /mnt || /bin/unshare -U true\n");
+    as_user(&mut shop.build(&denied)).refused(&["did not complete successfully"]);
+}
+
+#[test]
+fn a_changed_root_is_enough() {
+    let shop = workshop();
+    let context = shop.dockerfile(&stages());
+    fs::write(shop.path("secret"), "hidden").unwrap();
+    let mut doctor = shop.cooper();
+    doctor.env("COOPER_SANDBOX", "chroot").arg("doctor").arg("--root").arg(shop.path("doctor"));
+    outcome(&mut doctor).ok().says("in use: chroot").says("steps are not isolated from the builder");
+    fs::write(shop.path("config.toml"), "[worker.oci]\nsnapshotter = \"native\"\ngc = false\n").unwrap();
+    let mut build = shop.build(&context);
+    build.env("COOPER_SANDBOX", "chroot").args(["--secret", &format!("id=s,src={}", shop.path("secret").display())]);
+    outcome(build.args(["-o", &local(&shop.path("out"))])).ok();
+    assert_eq!(read(shop.path("out/secret")), "hidden");
+    assert_eq!(read(shop.path("out/cached")), "kept\n");
+    let left: Vec<_> = read(shop.path("out/list")).lines().map(str::to_owned).collect();
+    assert!(!left.iter().any(|name| name == "cache" || name == "t"), "mount points are gone again: {left:?}");
+    let offline = shop.dockerfile("RUN --network=none true\n");
+    outcome(shop.build(&offline).env("COOPER_SANDBOX", "chroot")).refused(&["needs a network namespace"]);
+    let leaving = shop.dockerfile("RUN /bin/busybox setsid /bin/busybox sleep 87654 & sleep 0.1\n");
+    outcome(shop.build(&leaving).env("COOPER_SANDBOX", "chroot")).ok();
+    assert_eq!(cooper_testkit::leftovers::processes_with("87654"), [0u32; 0], "nothing outlives a step");
+}

@@ -1,0 +1,111 @@
+//! A process that has a thread of the builder for itself, seen from the threads that wait for it.
+
+use crate::error::{Error, Result};
+use crate::io::Terminal;
+use crate::process;
+use crate::raw::{self, Reaped};
+use crate::spec::WinSize;
+use crate::{ExitCause, ExitStatus, Process};
+use async_trait::async_trait;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use tokio::sync::{oneshot, watch};
+
+/// Stack of a waiting thread; only what is touched takes memory.
+const THREAD_STACK: usize = 256 * 1024;
+
+/// Where a thread tells that its process runs, with what belongs to it.
+pub(crate) type Ready<T = ()> = oneshot::Sender<Result<(Running, T)>>;
+/// Where a thread tells that its process has ended.
+pub(crate) type Ended = watch::Sender<Option<std::result::Result<ExitStatus, String>>>;
+
+/// Starts a thread that runs one process from beginning to end; returns when the process executes its program.
+pub(crate) async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce(Ready<T>, Ended) + Send + 'static,
+) -> Result<(Running, T)> {
+    let (ready, running) = oneshot::channel();
+    let (ended, end) = watch::channel(None);
+    std::thread::Builder::new()
+        .name("sandbox-step".into())
+        .stack_size(THREAD_STACK)
+        .spawn(move || work(ready, ended))
+        .map_err(Error::setup("start a thread"))?;
+    let (mut running, details) = running.await.map_err(|_| Error::Lost("its thread ended".into()))??;
+    running.end = Some(end);
+    running.terminal =
+        running.master.as_ref().map(Terminal::new).transpose().map_err(Error::setup("watch the terminal"))?;
+    Ok((running, details))
+}
+
+/// A running process, from outside.
+pub(crate) struct Running {
+    pidfd: Arc<OwnedFd>,
+    /// Set before the caller sees it.
+    end: Option<watch::Receiver<Option<std::result::Result<ExitStatus, String>>>>,
+    /// The controlling side of the terminal, as it is and as it is handed out.
+    master: Option<OwnedFd>,
+    terminal: Option<Terminal>,
+}
+
+impl Running {
+    pub(crate) fn new(pidfd: OwnedFd, master: Option<OwnedFd>) -> Self {
+        Self { pidfd: Arc::new(pidfd), end: None, master, terminal: None }
+    }
+
+    /// The process's descriptor.
+    pub(crate) fn pidfd(&self) -> Arc<OwnedFd> {
+        self.pidfd.clone()
+    }
+
+    /// Whether the end is known.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.borrow().is_some())
+    }
+
+    fn send(&self, number: i32) -> Result<()> {
+        raw::signal(self.pidfd.as_fd(), number).map_err(Error::setup(format!("send signal {number}")))
+    }
+}
+
+#[async_trait]
+impl Process for Running {
+    async fn wait(&self) -> Result<ExitStatus> {
+        let Some(mut end) = self.end.clone() else { return Err(Error::Lost("it never started".into())) };
+        let end = end.wait_for(Option::is_some).await.map_err(|_| Error::Lost("its thread ended".into()))?;
+        match &*end {
+            Some(Ok(status)) => Ok(*status),
+            Some(Err(why)) => Err(Error::Lost(why.clone())),
+            None => Err(Error::Lost("it has no status".into())),
+        }
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        self.send(signal)
+    }
+
+    fn resize(&self, size: WinSize) -> Result<()> {
+        match &self.master {
+            Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal")),
+            None => Ok(()),
+        }
+    }
+
+    fn take_terminal(&mut self) -> Option<Terminal> {
+        self.terminal.take()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.send(libc::SIGKILL);
+    }
+}
+
+/// How a process ended, from what the kernel tells.
+pub(crate) fn status(reaped: &Reaped, oom: bool) -> ExitStatus {
+    let cause = match reaped.code {
+        libc::CLD_EXITED => ExitCause::Code(reaped.status),
+        _ => ExitCause::Signal(reaped.status),
+    };
+    ExitStatus { cause, oom }
+}
