@@ -84,6 +84,8 @@ fn mounts(kind: &'static CStr, target: &'static CStr, more: i32) -> Result<bool>
     let mut program = Program::default();
     program.push(Step::NewCgroupNamespace);
     program.push(Step::PrivateMounts);
+    // Targets are looked up below it.
+    program.push(Step::WorkingDirectory(c"/".to_owned()));
     program.push(Step::NewMount { kind, attributes: libc::MOUNT_ATTR_RDONLY, target });
     let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | more;
     match program.start(namespaces as u64, None) {

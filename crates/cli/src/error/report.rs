@@ -20,7 +20,7 @@ pub fn report(error: &CliError, program: Program) -> String {
         }
     }
     let prefix = match program {
-        Program::Cooper => "ERROR",
+        Program::Cooper | Program::Mapper => "ERROR",
         Program::Buildctl => "error",
         Program::Buildkitd => "buildkitd",
     };
