@@ -244,14 +244,14 @@ impl Engine {
         make_dir(&scratch)?;
         let meta = Arc::new(Meta::open(&root.join(layout::META))?);
         let content = cooper_content::Store::open(root.join(layout::CONTENT)).map_err(OpenError::Content)?;
-        let choice = config.snapshotter.parse().map_err(OpenError::Snapshots)?;
-        let snapshots = cooper_snapshot::open(&root.join(layout::SNAPSHOTS), choice).map_err(OpenError::Snapshots)?;
-        let snapshots: Arc<dyn cooper_snapshot::Snapshotter> = Arc::from(snapshots);
         let (sandbox, isolation) =
             cooper_sandbox::open(&root.join(layout::SANDBOX), config.isolation).map_err(OpenError::Sandbox)?;
         for shortcoming in &isolation.shortcomings {
             tracing::warn!(level = sandbox.level().as_str(), "{shortcoming}");
         }
+        let choice = snapshot_choice(&config.snapshotter, sandbox.level())?;
+        let snapshots = cooper_snapshot::open(&root.join(layout::SNAPSHOTS), choice).map_err(OpenError::Snapshots)?;
+        let snapshots: Arc<dyn cooper_snapshot::Snapshotter> = Arc::from(snapshots);
         let networks = Networks::open(&config.network, &root.join(layout::SANDBOX)).map_err(OpenError::Network)?;
         let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
         let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
@@ -693,6 +693,13 @@ fn worker_info(
     labels.extend(config.labels.clone());
     let platforms = if config.platforms.is_empty() { native_platforms() } else { config.platforms.clone() };
     Ok(WorkerInfo { id, labels, platforms, gc: config.gc.clone() })
+}
+
+/// What the configuration asks for; plain directories where steps cannot have mounts.
+fn snapshot_choice(name: &str, level: cooper_sandbox::Level) -> Result<cooper_snapshot::Choice, OpenError> {
+    let choice = name.parse().map_err(OpenError::Snapshots)?;
+    let plain = level == cooper_sandbox::Level::Chroot && choice == cooper_snapshot::Choice::Auto;
+    Ok(if plain { cooper_snapshot::Choice::Native } else { choice })
 }
 
 /// The kind of snapshots that works below a directory.

@@ -50,6 +50,9 @@ pub(crate) enum Step {
     AttachSlot { slot: usize, target: CString },
     /// Mount a file system that belongs to the new namespaces.
     NewMount { kind: &'static CStr, attributes: u64, target: &'static CStr },
+    /// Make a file system that belongs to the new namespaces, and keep it in a slot. In a user namespace the kernel only permits
+    /// some of them while the surrounding one is still in view, so before the root is entered.
+    MakeMount { kind: &'static CStr, attributes: u64, slot: usize },
     /// Hide a path, if it exists: a directory behind an empty one, anything else behind the null device.
     Mask(&'static CStr),
     /// Refuse writes below a path, if it exists.
@@ -179,6 +182,10 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::Attach(tree, target) => place(tree.as_fd(), target),
         Step::AttachSlot { slot, target } => place(taken(&slots[*slot]), target),
         Step::NewMount { kind, attributes, target } => new_mount(kind, *attributes, target),
+        Step::MakeMount { kind, attributes, slot } => {
+            slots[*slot].set(make_mount(kind, *attributes)?.into_raw_fd());
+            Ok(())
+        }
         Step::Mask(path) => mask(path),
         Step::ReadOnly(path) => read_only(path),
         Step::Limit(resource, limit) => rustix::process::setrlimit(*resource, *limit),
@@ -246,11 +253,14 @@ fn enter_root(tree: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<()> {
 }
 
 fn new_mount(kind: &CStr, attributes: u64, target: &CStr) -> rustix::io::Result<()> {
+    place(make_mount(kind, attributes)?.as_fd(), target)
+}
+
+fn make_mount(kind: &CStr, attributes: u64) -> rustix::io::Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    place(mount.as_fd(), target)
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 const CLONE_HERE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);

@@ -96,9 +96,17 @@ impl Placings {
         let tree = Root::open(&dev).map_err(|source| Error::Tree { dest: "/dev".into(), source })?;
         for (name, major, minor) in DEVICES {
             let made = tree.mknod(name, Kind::CharDevice, 0o666, device_number(major, minor));
-            if made.and_then(|()| tree.set_mode(name, 0o666)).is_err() && name == "null" {
+            let made = made.and_then(|()| tree.set_mode(name, 0o666)).is_ok();
+            let path = dev.join(name);
+            // Where device files do not work, they can often be made all the same.
+            let denied = |e: io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+            if made && !fs::File::open(&path).is_err_and(denied) {
+                continue;
+            }
+            remove(&path).map_err(&failed)?;
+            if name == "null" {
                 // Most programs only want somewhere to write to.
-                write(&dev.join(name), b"", 0o666, 0, 0).map_err(&failed)?;
+                write(&path, b"", 0o666, 0, 0).map_err(&failed)?;
             }
         }
         Ok(())

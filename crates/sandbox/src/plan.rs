@@ -279,9 +279,19 @@ impl<'a> Builder<'a> {
         if made != path {
             return Err(Error::Invalid(format!("{} is a symbolic link in the root file system", path.display())));
         }
-        self.later.push(Step::NewMount { kind, attributes, target: at });
+        self.mount_new(kind, attributes, at);
         self.layout.cover(made, None);
         Ok(())
+    }
+
+    fn mount_new(&mut self, kind: &'static CStr, attributes: u64, at: &'static CStr) {
+        if self.abilities.user_namespace {
+            let slot = self.program.slot();
+            self.program.push(Step::MakeMount { kind, attributes, slot });
+            self.later.push(Step::AttachSlot { slot, target: at.to_owned() });
+        } else {
+            self.later.push(Step::NewMount { kind, attributes, target: at });
+        }
     }
 
     /// Shows what the builder sees at a path, where a file system of the step's own can't be had.
@@ -331,11 +341,7 @@ impl<'a> Builder<'a> {
             self.show("/sys", NOSUID | NOEXEC | NODEV | RDONLY)?;
         }
         if self.abilities.cgroup && hierarchies.unified() {
-            self.later.push(Step::NewMount {
-                kind: c"cgroup2",
-                attributes: NOSUID | NOEXEC | NODEV | seal,
-                target: c"/sys/fs/cgroup",
-            });
+            self.mount_new(c"cgroup2", NOSUID | NOEXEC | NODEV | seal, c"/sys/fs/cgroup");
         }
         Ok(terminals)
     }

@@ -218,6 +218,7 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::NewMount { target, .. } => {
             return Error::Mount { dest: target.to_string_lossy().into_owned().into(), source };
         }
+        Step::MakeMount { kind, .. } => format!("make a file system of kind {}", kind.to_string_lossy()),
         Step::Take { subpath, .. } => format!("find {} in the mounted tree", quoted(subpath)),
         Step::DieWithStarter => "tie the process to the builder".to_owned(),
         Step::JoinCgroup(_) => "join the cgroup".to_owned(),
