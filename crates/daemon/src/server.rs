@@ -138,7 +138,7 @@ impl Daemon {
     /// back.
     pub async fn close(&self) {
         let engine = self.engine.clone();
-        tokio::task::spawn_blocking(move || engine.close()).await.ok();
+        tokio::task::spawn_blocking(move || engine.shut_down()).await.ok();
         if let Some(collector) = &self.collector {
             collector.flush().await;
         }

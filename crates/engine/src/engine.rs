@@ -558,7 +558,7 @@ impl Engine {
 
     /// The end: [`Engine::flush`], and everything is given back that the machine lent beyond this process, such as
     /// network addresses. Builds must not begin any more. Blocks.
-    pub fn close(&self) {
+    pub fn shut_down(&self) {
         self.flush();
         self.inner.worker.networks.close();
     }

@@ -8,7 +8,7 @@ use crate::{
     worker::Worker,
 };
 use cooper_content::BlobSource;
-use cooper_layer::{ApplyOptions, Compression, Whiteouts};
+use cooper_layer::{Compression, Whiteouts};
 use cooper_oci::{Descriptor, Digest};
 use cooper_rooted::Root;
 use cooper_snapshot::Active;
