@@ -120,6 +120,9 @@ pub struct LayerRecord {
     pub empty: Option<bool>,
     /// Bytes on disk of the files, once measured.
     pub size: Option<u64>,
+    /// Whether the layer holds deletions of what lies below it wherever it lies: it was made on nothing.
+    #[serde(default)]
+    pub loose: bool,
 }
 
 impl LayerRecord {
@@ -139,6 +142,7 @@ impl LayerRecord {
             blobs: BTreeMap::new(),
             empty: None,
             size: None,
+            loose: false,
         }
     }
 }
@@ -173,6 +177,10 @@ pub struct Layer {
     pub(crate) unpacking: tokio::sync::Mutex<()>,
     /// Serialises making blobs.
     pub(crate) packing: tokio::sync::Mutex<()>,
+    /// The layer that says the same wherever it lies, once one was needed.
+    pub(crate) portable: Mutex<Option<LayerId>>,
+    /// The directories that hold deletions, once they were needed; they go with the layer.
+    pub(crate) skeleton: Mutex<Option<Option<SnapshotId>>>,
     /// Content index of the layer's directory, once something asked for it.
     pub(crate) index: std::sync::OnceLock<Arc<cooper_fileop::index::LayerIndex>>,
 }
@@ -200,6 +208,8 @@ impl Layer {
             borrowed,
             unpacking: tokio::sync::Mutex::new(()),
             packing: tokio::sync::Mutex::new(()),
+            portable: Mutex::default(),
+            skeleton: Mutex::default(),
             index: std::sync::OnceLock::new(),
         }
     }
@@ -213,6 +223,12 @@ impl Layer {
     /// A copy of the record.
     pub fn record(&self) -> LayerRecord {
         self.record.lock().clone()
+    }
+
+    /// Whether the layer was made on top of `below`.
+    pub fn lies_on(&self, below: Option<&LayerId>) -> bool {
+        let record = self.record.lock();
+        record.parents.last() == below && !record.loose
     }
 
     /// The snapshot, when the files are here.
@@ -367,10 +383,11 @@ impl LayerStore {
         if let Some(chain) = &record.chain {
             self.chains.write().remove(chain);
         }
-        if let Some(snapshot) = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok())
-            && let Err(error) = self.snapshots.remove(&snapshot)
-        {
-            tracing::warn!(%error, %snapshot, "the files of a removed layer stay; swept at the next start");
+        let files = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok());
+        for snapshot in files.into_iter().chain(layer.skeleton.lock().take().flatten()) {
+            if let Err(error) = self.snapshots.remove(&snapshot) {
+                tracing::warn!(%error, %snapshot, "the files of a removed layer stay; swept at the next start");
+            }
         }
         self.meta.delete(Table::Layers, id.as_str());
         true

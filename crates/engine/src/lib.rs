@@ -42,6 +42,7 @@ mod sbom;
 mod source_access;
 mod source_meta;
 mod spool;
+mod splice;
 mod status;
 pub mod status_log;
 mod tree;

@@ -127,6 +127,24 @@ impl WriteTree {
         self.commit_as(RecordType::Regular, description)
     }
 
+    /// The same for changes that nothing below was known to.
+    fn commit_loose(self, description: &str) -> Result<Tree, StepError> {
+        let worker = self.worker.clone();
+        let tree = self.commit(description)?;
+        if let Some(layer) = tree.layers().last() {
+            worker.layers.update(layer, |record| record.loose = true);
+        }
+        Ok(tree)
+    }
+
+    /// Takes back directories that the step touched only because something was mounted there for a while.
+    pub fn drop_untouched(&self, paths: &[&std::path::Path]) -> Result<(), StepError> {
+        if self.active.whiteouts() == Whiteouts::Remove {
+            return Ok(());
+        }
+        crate::splice::drop_untouched(self.active.layer_dir(), &self.worker.layer_dirs(&self.base)?, paths)
+    }
+
     /// The same, as a given kind of record.
     pub fn commit_as(self, kind: RecordType, description: &str) -> Result<Tree, StepError> {
         let snapshot = self
@@ -151,7 +169,7 @@ impl Worker {
             return Ok(ReadTree { mount, _view: None, _tree: tree.clone() });
         }
         let tree = self.own(tree)?;
-        let stack = tree.snapshots()?;
+        let stack = self.mounted_stack(&tree)?;
         let view = self.layers.snapshots.view(&stack).map_err(StepError::while_doing("cannot open a snapshot"))?;
         Ok(ReadTree { mount: view.mount().clone(), _view: Some(view), _tree: tree })
     }
@@ -159,7 +177,7 @@ impl Worker {
     /// A writable tree on top of one whose files are here.
     pub fn write(self: &Arc<Self>, tree: &Tree) -> Result<WriteTree, StepError> {
         let base = self.own(tree)?;
-        let stack = base.snapshots()?;
+        let stack = self.mounted_stack(&base)?;
         let active = self.layers.snapshots.prepare(&stack).map_err(StepError::while_doing("cannot make a snapshot"))?;
         Ok(WriteTree { worker: self.clone(), base, active })
     }
@@ -227,7 +245,10 @@ impl Worker {
     pub async fn diff(self: &Arc<Self>, lower: &Tree, upper: &Tree, cx: &OpContext<Build>) -> Result<Tree, StepError> {
         let (lower, upper) = (self.own(lower)?, self.own(upper)?);
         if let Some(above) = upper.above(&lower) {
-            return Ok(above);
+            let worker = self.clone();
+            let doing = "cannot compare two file trees";
+            let moved = tokio::task::spawn_blocking(move || worker.portable(&above, 0)).await;
+            return moved.map_err(StepError::while_doing(doing))?;
         }
         futures::future::try_join(self.bring(&lower, cx), self.bring(&upper, cx)).await?;
         let worker = self.clone();
@@ -255,7 +276,7 @@ impl Worker {
                 Err(_) => Err(StepError::refused("the comparison of two file trees ended abnormally")),
             }
         })?;
-        write.commit("difference of two file trees")
+        write.commit_loose("difference of two file trees")
     }
 
     /// A secret of the client. `None` when it is optional and the client has none.

@@ -23,7 +23,7 @@ pub mod index;
 mod mode;
 mod owner;
 mod path;
-mod stack;
+pub mod stack;
 mod sys;
 mod target;
 mod walk;

@@ -15,12 +15,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The name of the mark that makes a directory hide everything below it.
-pub(crate) fn opaque_name(userxattr: bool) -> &'static CStr {
+#[must_use]
+pub fn opaque_name(userxattr: bool) -> &'static CStr {
     if userxattr { c"user.overlay.opaque" } else { c"trusted.overlay.opaque" }
 }
 
 /// Whether an open directory of a layer is marked opaque.
-pub(crate) fn is_opaque(fd: BorrowedFd<'_>, userxattr: bool) -> bool {
+#[must_use]
+pub fn is_opaque(fd: BorrowedFd<'_>, userxattr: bool) -> bool {
     matches!(sys::fd_xattr(fd, opaque_name(userxattr)), Ok(Some(value)) if value == b"y")
 }
 

@@ -50,16 +50,24 @@ impl Op<Build> for CombineOp {
     }
 
     async fn run(&self, inputs: Vec<Tree>, cx: &OpContext<Build>) -> Result<Vec<Option<Tree>>, StepError> {
-        let get = |i: Option<usize>| i.and_then(|i| inputs.get(i)).cloned().unwrap_or_default();
+        let get = |i: Option<usize>, inputs: &[Tree]| i.and_then(|i| inputs.get(i)).cloned().unwrap_or_default();
         Ok(match &self.combine {
             Combine::Merge => {
-                let mut parts = Vec::with_capacity(inputs.len());
-                for input in &inputs {
-                    parts.push(self.worker.own(input)?);
-                }
-                vec![Some(Tree::merge(&parts))]
+                let worker = self.worker.clone();
+                let merge = move || {
+                    let mut parts = Vec::with_capacity(inputs.len());
+                    for (i, input) in inputs.iter().enumerate() {
+                        // The first input lies where it lay; the others lie on it now.
+                        let part = worker.own(input)?;
+                        let kept = if i == 0 { part.layers().len() } else { 0 };
+                        parts.push(worker.portable(&part, kept)?);
+                    }
+                    Ok::<_, StepError>(Tree::merge(&parts))
+                };
+                let merged = tokio::task::spawn_blocking(merge).await;
+                vec![Some(merged.map_err(StepError::while_doing("cannot merge file trees"))??)]
             }
-            Combine::Diff { lower, upper } => vec![Some(self.worker.diff(&get(*lower), &get(*upper), cx).await?)],
+            Combine::Diff { lower, upper } => vec![Some(self.worker.diff(&get(*lower, &inputs), &get(*upper, &inputs), cx).await?)],
             Combine::Pass { outputs } => outputs.iter().map(|&i| inputs.get(i).cloned()).collect(),
         })
     }

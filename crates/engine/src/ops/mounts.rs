@@ -14,7 +14,7 @@ use cooper_rooted::Root;
 use cooper_sandbox::{ContainerMount, MountKind};
 use cooper_solver::OpContext;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -224,6 +224,7 @@ impl Prepared {
             outputs[output] = match slot {
                 Slot::Read(tree, _) => Some(tree),
                 Slot::Write(write) => {
+                    write.drop_untouched(&touched(exec, mount))?;
                     let what = if mount.dest == "/" {
                         format!("mount / from exec {description}")
                     } else {
@@ -249,4 +250,12 @@ impl Prepared {
         });
         remains.collect()
     }
+}
+
+/// Directories of a mount in which the sandbox made places for other mounts, relative to the mount.
+fn touched<'m>(exec: &'m pb::ExecOp, mount: &'m pb::Mount) -> Vec<&'m Path> {
+    let below = exec.mounts.iter().filter(|m| m.dest != mount.dest).map(|m| Path::new(m.dest.as_str()));
+    let own = ["/etc/hosts", "/dev/x", "/proc/x", "/sys/x"].map(Path::new);
+    let all = below.chain(own).filter_map(|place| place.strip_prefix(&mount.dest).ok()?.parent());
+    all.filter(|dir| !dir.as_os_str().is_empty()).collect()
 }

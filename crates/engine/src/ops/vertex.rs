@@ -37,7 +37,7 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &Buil
             };
             Arc::new(ExecOp {
                 worker: worker.clone(),
-                exec: exec.clone(),
+                exec: absolute_mounts(exec),
                 resources: resources(v.metadata.linux_resources.as_ref()),
                 platform: platform(v),
                 unknown: unknown_fields(v),
@@ -134,6 +134,16 @@ fn bind_source(
 
 fn platform(v: &cooper_llb::Vertex) -> Platform {
     v.op.platform.as_ref().map_or_else(Platform::host, |p| platform_from_pb(p).normalized())
+}
+
+/// The same op with relative mount points below the working directory, where clients mean them to be.
+fn absolute_mounts(exec: &pb::ExecOp) -> pb::ExecOp {
+    let mut exec = exec.clone();
+    let cwd = exec.meta.as_ref().map_or("/", |meta| meta.cwd.as_str());
+    for mount in exec.mounts.iter_mut().filter(|m| !m.dest.starts_with('/')) {
+        mount.dest = format!("/{}/{}", cwd.trim_matches('/'), mount.dest).replace("//", "/");
+    }
+    exec
 }
 
 /// A digest of the op as received when its decoded form does not hold all of it.
