@@ -78,6 +78,9 @@ impl Step {
 
     /// Shows a line of log.
     pub fn log(&self, line: impl Into<bytes::Bytes>) {
-        self.status.event(&self.vertex, Event::Log { stream: 2, data: line.into(), time: SystemTime::now(), audience: LogAudience::All });
+        self.status.event(
+            &self.vertex,
+            Event::Log { stream: 2, data: line.into(), time: SystemTime::now(), audience: LogAudience::All },
+        );
     }
 }

@@ -46,9 +46,11 @@ impl Worker {
         if !self.stacks_directories() {
             return Ok(tree.clone());
         }
-        let layers = tree.layers().iter().enumerate().map(|(i, layer)| {
-            if i < kept { Ok(layer.clone()) } else { self.portable_layer(layer) }
-        });
+        let layers = tree
+            .layers()
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| if i < kept { Ok(layer.clone()) } else { self.portable_layer(layer) });
         Ok(Tree::new(layers.collect::<Result<_, _>>()?))
     }
 

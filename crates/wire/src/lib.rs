@@ -29,10 +29,7 @@ pub use moby::{
     upload::v1 as upload,
 };
 pub use opentelemetry::proto::{
-    collector::trace::v1 as trace,
-    common::v1 as otlp_common,
-    resource::v1 as otlp_resource,
-    trace::v1 as spans,
+    collector::trace::v1 as trace, common::v1 as otlp_common, resource::v1 as otlp_resource, trace::v1 as spans,
 };
 
 /// The encoded `FileDescriptorSet` of every package here, for gRPC reflection and protobuf JSON.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use cooper_testkit::outcome;
+use cooper_testkit::{Outcome, outcome};
 
 use crate::{local, read, workshop};
 
@@ -29,6 +29,13 @@ fn stages() -> String {
     )
 }
 
+/// Insists on texts in standard output.
+fn prints(told: &Outcome, texts: &[&str]) {
+    for text in texts {
+        assert!(told.text().contains(text), "lacks {text:?}: {told}");
+    }
+}
+
 #[test]
 fn an_ordinary_user_builds() {
     let shop = workshop();
@@ -41,7 +48,7 @@ fn an_ordinary_user_builds() {
     fs::write(shop.path("secret"), "hidden").unwrap();
     fs::set_permissions(shop.path("secret"), fs::Permissions::from_mode(0o644)).unwrap();
     let told = as_user(shop.cooper().arg("doctor").arg("--root").arg(shop.path("doctor"))).ok();
-    told.says("user-namespace   works").says("in use: user-namespace");
+    prints(&told, &["user-namespace   works", "in use: user-namespace"]);
     let mut build = shop.build(&context);
     build.args(["--secret", &format!("id=s,src={}", shop.path("secret").display())]);
     as_user(build.args(["-o", &local(&shop.path("out"))])).ok();
@@ -62,7 +69,7 @@ fn a_changed_root_is_enough() {
     fs::write(shop.path("secret"), "hidden").unwrap();
     let mut doctor = shop.cooper();
     doctor.env("COOPER_SANDBOX", "chroot").arg("doctor").arg("--root").arg(shop.path("doctor"));
-    outcome(&mut doctor).ok().says("in use: chroot").says("steps are not isolated from the builder");
+    prints(&outcome(&mut doctor).ok(), &["in use: chroot", "steps are not isolated from the builder"]);
     fs::write(shop.path("config.toml"), "[worker.oci]\nsnapshotter = \"native\"\ngc = false\n").unwrap();
     let mut build = shop.build(&context);
     build.env("COOPER_SANDBOX", "chroot").args(["--secret", &format!("id=s,src={}", shop.path("secret").display())]);

@@ -67,7 +67,9 @@ impl Op<Build> for CombineOp {
                 let merged = tokio::task::spawn_blocking(merge).await;
                 vec![Some(merged.map_err(StepError::while_doing("cannot merge file trees"))??)]
             }
-            Combine::Diff { lower, upper } => vec![Some(self.worker.diff(&get(*lower, &inputs), &get(*upper, &inputs), cx).await?)],
+            Combine::Diff { lower, upper } => {
+                vec![Some(self.worker.diff(&get(*lower, &inputs), &get(*upper, &inputs), cx).await?)]
+            }
             Combine::Pass { outputs } => outputs.iter().map(|&i| inputs.get(i).cloned()).collect(),
         })
     }
