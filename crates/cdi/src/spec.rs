@@ -117,7 +117,7 @@ impl Edits {
 
     fn check(&self) -> Result<(), String> {
         for env in &self.env {
-            if !env.split_once('=').is_some_and(|(name, _)| !name.is_empty()) {
+            if env.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
                 return Err(format!("variable {env:?} is not NAME=value"));
             }
         }

@@ -127,6 +127,9 @@ mod tests {
         Grants::parse(&list.iter().map(|e| (*e).to_owned()).collect::<Vec<_>>()).unwrap()
     }
 
+    /// Grants of a build, the device that a step asks for, and what it gets.
+    type Case<'a> = (&'a [&'a str], &'a str, Result<&'a [&'a str], &'a str>);
+
     #[test]
     fn devices_need_a_grant() {
         let dir = tempfile::tempdir().unwrap();
@@ -135,7 +138,7 @@ mod tests {
         std::fs::write(dir.path().join("v.json"), spec).unwrap();
         let registry = Registry::new(vec![dir.path().to_owned()], Vec::new());
         let all = "devices v.com/d=a, v.com/d=b are requested by the build but not allowed";
-        let cases: [(&[&str], &str, Result<&[&str], &str>); 8] = [
+        let cases: [Case; 8] = [
             (&[], "v.com/d=c", Ok(&["c"])),
             (&[], "v.com/d=a", Err("device v.com/d=a is requested by the build but not allowed")),
             (&[], "v.com/d=*", Err(all)),

@@ -4,6 +4,7 @@
 //! and in the two highest bits whom it is for. Encoded messages can be put together without decoding them, so what is
 //! sent and what is kept is made of frames by copying.
 
+use rustix::fs::{Mode, OFlags, open};
 use std::{
     fs::File,
     io,
@@ -122,7 +123,6 @@ impl Spool {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        use rustix::fs::{Mode, OFlags, open};
         let file = open(&self.dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
             .map(File::from)
             .or_else(|_| unnamed(&self.dir))?;

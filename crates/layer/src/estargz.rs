@@ -104,9 +104,8 @@ pub fn write_estargz<T>(
         // A side that fails makes `produce` fail too: its own error says why.
         match (produced, written) {
             (Ok(value), Ok((info, toc))) => Ok((info, toc, value)),
-            (Ok(_), Err(error)) => Err(error),
             (Err(Error::Write(error)), Err(cause)) if error.kind() == io::ErrorKind::BrokenPipe => Err(cause),
-            (Err(error), _) => Err(error),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
         }
     })
 }
@@ -408,21 +407,21 @@ impl Write for Outgoing {
 
 /// The reading end.
 struct Pieces {
-    pieces: Receiver<Vec<u8>>,
+    queue: Receiver<Vec<u8>>,
     current: Vec<u8>,
     at: usize,
 }
 
 impl Pieces {
-    fn new(pieces: Receiver<Vec<u8>>) -> Self {
-        Self { pieces, current: Vec::new(), at: 0 }
+    fn new(queue: Receiver<Vec<u8>>) -> Self {
+        Self { queue, current: Vec::new(), at: 0 }
     }
 }
 
 impl BufRead for Pieces {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.current.len() {
-            match self.pieces.recv() {
+            match self.queue.recv() {
                 Ok(piece) => (self.current, self.at) = (piece, 0),
                 Err(_) => return Ok(&[]),
             }

@@ -54,8 +54,8 @@ impl Record {
         let mut known: BTreeMap<&str, &Digest> = self.materials.iter().map(|m| (m.url.as_str(), &m.digest)).collect();
         let mut all = self.materials.clone();
         loop {
-            let redirected = self.requests.iter().filter(|r| !known.contains_key(r.url.as_str()));
-            let next = redirected.filter_map(|r| Some((r.url.as_str(), *known.get(r.redirect.as_deref()?)?))).next();
+            let mut redirected = self.requests.iter().filter(|r| !known.contains_key(r.url.as_str()));
+            let next = redirected.find_map(|r| Some((r.url.as_str(), *known.get(r.redirect.as_deref()?)?)));
             let Some((url, digest)) = next else { return all };
             known.insert(url, digest);
             all.push(Material { url: url.to_owned(), digest: digest.clone() });

@@ -60,7 +60,7 @@ impl Actions {
     pub fn token(scopes: &[&str]) -> String {
         let scopes = scopes.iter().enumerate();
         let scopes = scopes.map(|(i, s)| json!({"Scope": s, "Permission": if i == 0 { 3 } else { 1 }}));
-        let payload = json!({"ac": Value::from_iter(scopes).to_string(), "nbf": 0, "exp": 4_000_000_000_u64});
+        let payload = json!({"ac": scopes.collect::<Value>().to_string(), "nbf": 0, "exp": 4_000_000_000_u64});
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload.to_string()))
     }
 

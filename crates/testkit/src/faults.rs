@@ -119,11 +119,11 @@ fn forward(request: &Request, port: u16) -> std::io::Result<Vec<u8>> {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
     for (name, value) in &request.headers {
         if !matches!(name.as_str(), "connection" | "transfer-encoding" | "content-length" | "expect") {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
     }
     if request.header("content-length").is_some() || !request.body.is_empty() {
-        head.push_str(&format!("content-length: {}\r\n", request.body.len()));
+        head.extend(["content-length: ", &request.body.len().to_string(), "\r\n"]);
     }
     head.push_str("connection: close\r\n\r\n");
     server.write_all(head.as_bytes())?;

@@ -95,10 +95,10 @@ impl Answer {
     pub fn bytes(&self, method: &str) -> Vec<u8> {
         let mut text = format!("HTTP/1.1 {} Status\r\nconnection: close\r\n", self.status);
         for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            text.extend([name, ": ", value, "\r\n"]);
         }
         if self.status != 204 {
-            text.push_str(&format!("content-length: {}\r\n", self.body.len()));
+            text.extend(["content-length: ", &self.body.len().to_string(), "\r\n"]);
         }
         text.push_str("\r\n");
         let mut bytes = text.into_bytes();
@@ -109,8 +109,10 @@ impl Answer {
     }
 }
 
+type Headers = Vec<(String, String)>;
+
 /// First line and headers.
-fn head(reader: &mut impl BufRead) -> io::Result<Option<(String, Vec<(String, String)>)>> {
+fn head(reader: &mut impl BufRead) -> io::Result<Option<(String, Headers)>> {
     let mut first = String::new();
     if reader.read_line(&mut first)? == 0 {
         return Ok(None);

@@ -22,7 +22,7 @@ pub const BUCKET: &str = "caches";
 /// An object store that runs, and ends when dropped.
 #[derive(Debug)]
 pub struct ObjectServer {
-    _dir: TempDir,
+    dir: TempDir,
     child: Child,
     port: u16,
 }
@@ -58,9 +58,9 @@ impl ObjectServer {
         command.current_dir(dir.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("log")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let server = Self { _dir: dir, child, port };
+        let server = Self { dir, child, port };
         let listens = until(Duration::from_secs(60), || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let said = || fs::read_to_string(server._dir.path().join("log")).unwrap_or_default();
+        let said = || fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
         assert!(listens, "{command:?}: {}", said());
         server
     }

@@ -73,9 +73,9 @@ fn one(flags: &LintFlags, path: &Path) -> Result<usize> {
     let text = told(&source, &verdict);
     // What is repaired goes where the file came from.
     if flags.fix && file.path.is_none() {
-        eprint!("{text}")
+        eprint!("{text}");
     } else {
-        print(&text)?
+        print(&text)?;
     }
     Ok(verdict.warnings.len() + verdict.errors.len() + usize::from(verdict.refused.is_some()))
 }

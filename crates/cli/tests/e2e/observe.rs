@@ -41,8 +41,9 @@ fn the_whole_log_is_kept_where_watchers_see_a_part() {
     )
     .ok();
     assert!(build.stderr.contains("[output clipped, log limit"), "nothing was clipped");
-    let mut whole: String = (1..=500_000).map(|n| format!("{n}\n")).collect();
-    whole.push_str("***");
+    let mut lines: Vec<String> = (1..=500_000).map(|n| n.to_string()).collect();
+    lines.push("***".to_owned());
+    let whole = lines.join("\n");
     let shown = replayed(&shop, &daemon, fs::read_to_string(&reference).unwrap().trim());
     assert!(shown == whole.as_bytes(), "{} bytes printed, {} replayed", whole.len(), shown.len());
 }

@@ -254,8 +254,9 @@ mod tests {
             let shown = match CollectorSettings::read(&|name| variables.get(name).map(|v| (*v).to_owned())) {
                 Ok(None) => "nowhere".to_owned(),
                 Ok(Some(s)) => {
-                    let headers = s.headers.iter().map(|(k, v)| format!(" {k}:{v}")).collect::<String>();
-                    format!("{} {}{headers}", if s.http { "http" } else { "grpc" }, s.endpoint)
+                    let mut shown = format!("{} {}", if s.http { "http" } else { "grpc" }, s.endpoint);
+                    shown.extend(s.headers.iter().flat_map(|(k, v)| [" ", k, ":", v]));
+                    shown
                 }
                 Err(ConfigError::Value { name, .. }) => format!("! {name}"),
                 Err(other) => panic!("{other}"),

@@ -1,4 +1,5 @@
 //! `/metrics`: the state of the builder in Prometheus' text format, under the names that BuildKit's dashboards know.
+#![expect(clippy::cast_precision_loss, reason = "the format knows floating point numbers alone")]
 
 use super::process::ProcessFigures;
 use cooper_engine::{

@@ -238,7 +238,7 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     let attested = prepared.attested(&trees);
     let own = result.metadata.get("image.name").and_then(|n| std::str::from_utf8(n).ok());
     let several = matches!(result.refs, Refs::Map(_));
-    let packing = packing(attrs)?;
+    let packing = packing(attrs);
     let mut blobs = HashMap::new();
     let mut images = Vec::new();
     let mut chains = Vec::new();
@@ -306,18 +306,18 @@ fn base_layers(config: &[u8]) -> Vec<DiffId> {
     serde_json::from_slice::<ImageConfig>(config).map(|config| config.rootfs.diff_ids).unwrap_or_default()
 }
 
-fn packing(attrs: &ImageAttrs) -> Result<Packing, BuildError> {
+fn packing(attrs: &ImageAttrs) -> Packing {
     let choice = &attrs.compression;
     let compression = match choice.kind {
         CompressionKind::Uncompressed => Compression::Uncompressed,
         CompressionKind::Gzip | CompressionKind::Estargz => Compression::Gzip,
         CompressionKind::Zstd => Compression::Zstd,
     };
-    Ok(Packing {
+    Packing {
         compression,
         level: choice.level,
         force: choice.force,
         seekable: choice.kind == CompressionKind::Estargz,
         epoch: None,
-    })
+    }
 }

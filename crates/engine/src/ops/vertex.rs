@@ -170,7 +170,7 @@ fn resources(r: Option<&pb::LinuxResources>) -> Resources {
 pub fn check_entitlements(network: pb::NetMode, security: pb::SecurityMode, job: &BuildJob) -> Result<(), String> {
     let needs =
         [(network == pb::NetMode::Host, "network.host"), (security == pb::SecurityMode::Insecure, "security.insecure")];
-    match needs.into_iter().find(|(needed, name)| *needed && !job.entitlements.contains(*name)) {
+    match needs.into_iter().find(|(needed, name)| *needed && !job.entitlements.contains(name)) {
         Some((_, name)) => Err(format!("{name} is not allowed")),
         None => Ok(()),
     }

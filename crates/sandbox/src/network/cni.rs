@@ -137,11 +137,9 @@ impl Network {
         config: Map<String, Value>,
         of: &Attachment<'_>,
     ) -> io::Result<std::process::Output> {
-        let mut args = String::from("IgnoreUnknown=1");
-        if let Some(name) = of.hostname {
-            // The key by which plug-ins that serve names (dnsname) learn them.
-            args.push_str(&format!(";K8S_POD_NAME={name}"));
-        }
+        // The key by which plug-ins that serve names (dnsname) learn them.
+        let pod = of.hostname.map(|name| format!(";K8S_POD_NAME={name}")).unwrap_or_default();
+        let args = format!("IgnoreUnknown=1{pod}");
         let path = std::env::join_paths(&self.dirs).map_err(io::Error::other)?;
         let mut child = Command::new(program)
             .env("CNI_COMMAND", command)

@@ -88,13 +88,12 @@ impl Networks {
             Ok(plugins)
         };
         match config.mode {
-            NetworkMode::Host => Ok(Self::host()),
             // A switch of the field: without it, a bridge is only made for those who ask.
             NetworkMode::Auto if config.cni_config.is_file() => Self::connected("cni", load()?, None, config, state),
             NetworkMode::Auto if std::env::var_os("BUILDKIT_NETWORK_BRIDGE_AUTO").is_some_and(|v| v == "1") => {
                 Self::bridged(config, state)
             }
-            NetworkMode::Auto => Ok(Self::host()),
+            NetworkMode::Auto | NetworkMode::Host => Ok(Self::host()),
             NetworkMode::Cni => Self::connected("cni", load()?, None, config, state),
             NetworkMode::Bridge => Self::bridged(config, state),
         }
@@ -251,7 +250,7 @@ impl Pool {
             match self.plugins.del(&from, &note["result"]) {
                 Ok(()) => self.forget(&id),
                 Err(error) => {
-                    tracing::warn!(%error, id, "cannot give back what an earlier builder took of the network")
+                    tracing::warn!(%error, id, "cannot give back what an earlier builder took of the network");
                 }
             }
         }
