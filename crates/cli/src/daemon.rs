@@ -62,7 +62,8 @@ pub fn run(command: DaemonCommand) -> Result<()> {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
         let frontends = frontends(&config);
-        Ok(Daemon::open(config, frontends, None)?.serve(stop).await?)
+        let daemon = Daemon::open(config, frontends, None)?;
+        Ok(daemon.serve(stop, crate::memory::settle).await?)
     })
 }
 

@@ -9,6 +9,7 @@ mod cooper;
 mod csv;
 mod daemon;
 mod error;
+mod memory;
 mod program;
 mod progress;
 mod table;
@@ -25,6 +26,7 @@ use error::{CliError, report};
 use program::Program;
 
 fn main() -> ExitCode {
+    memory::set_up();
     install_panic_hook();
     let arguments: Vec<_> = std::env::args_os().collect();
     let program = arguments.first().map_or(Program::Cooper, |name| Program::from_name(name));

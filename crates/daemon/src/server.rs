@@ -98,8 +98,9 @@ impl Daemon {
         client
     }
 
-    /// Serves the configured addresses until `stop`; then running builds end, and new ones are refused.
-    pub async fn serve(self, stop: CancellationToken) -> Result<(), ServeError> {
+    /// Serves the configured addresses until `stop`; then running builds end, and new ones are refused. `ready` is called
+    /// once clients can come.
+    pub async fn serve(self, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), ServeError> {
         let listeners = listen::bind(&self.config.grpc)?;
         for listener in &listeners {
             tracing::info!("running server on {}", listener.address());
@@ -115,6 +116,7 @@ impl Daemon {
         if let Err(error) = listen::notify(NotifyState::Ready) {
             tracing::warn!(%error, "the service manager cannot be told that the daemon is ready");
         }
+        ready();
         tokio::select! {
             outcome = &mut server => return outcome,
             () = stop.cancelled() => {}

@@ -21,6 +21,7 @@ use cooper_attest::ImageSource;
 use cooper_llb::{Graph, OpDigest, pb};
 use cooper_oci::{Digest, Platform};
 use cooper_solver::{Edge, Job, SolveError, Warning};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -141,10 +142,12 @@ impl Ref {
     }
 
     /// Builds it, or takes it from the cache. Its layers may still be elsewhere.
-    pub async fn evaluate(&self) -> Result<Tree, BuildError> {
-        let tree = self.inner.bridge.evaluate(&self.inner.edge).await?;
-        self.inner.evaluated.store(true, Ordering::Release);
-        Ok(tree)
+    pub fn evaluate(&self) -> BoxFuture<'_, Result<Tree, BuildError>> {
+        Box::pin(async {
+            let tree = self.inner.bridge.evaluate(&self.inner.edge).await?;
+            self.inner.evaluated.store(true, Ordering::Release);
+            Ok(tree)
+        })
     }
 
     /// Whether it was built.
@@ -158,10 +161,12 @@ impl Ref {
     }
 
     /// Builds it and brings its files here.
-    pub async fn open(&self) -> Result<ReadTree, BuildError> {
-        let read = self.inner.bridge.open(&self.inner.edge).await?;
-        self.inner.evaluated.store(true, Ordering::Release);
-        Ok(read)
+    pub fn open(&self) -> BoxFuture<'_, Result<ReadTree, BuildError>> {
+        Box::pin(async {
+            let read = self.inner.bridge.open(&self.inner.edge).await?;
+            self.inner.evaluated.store(true, Ordering::Release);
+            Ok(read)
+        })
     }
 }
 
@@ -363,7 +368,11 @@ impl Bridge {
     }
 
     /// Builds a definition or runs a frontend.
-    pub async fn solve(&self, request: SolveRequest) -> Result<BuildResult, BuildError> {
+    pub fn solve(&self, request: SolveRequest) -> BoxFuture<'_, Result<BuildResult, BuildError>> {
+        Box::pin(self.solve_here(request))
+    }
+
+    async fn solve_here(&self, request: SolveRequest) -> Result<BuildResult, BuildError> {
         self.import_caches(request.imports);
         let result = match request.definition {
             Some(definition) if !definition.def.is_empty() => {
@@ -375,8 +384,7 @@ impl Bridge {
                 let frontend = self.inner.engine.frontend(&request.frontend)?;
                 let scope = self.scope.enter(Asked::new(&request.frontend, &request.request));
                 let within = Self { inner: self.inner.clone(), scope };
-                // Boxed: frontends call frontends.
-                Box::pin(frontend.solve(&within, request.request)).await?
+                frontend.solve(&within, request.request).await?
             }
         };
         if request.evaluate {
@@ -387,12 +395,20 @@ impl Bridge {
     }
 
     /// Makes a definition part of this build without building anything. An empty tree has no ref.
-    pub async fn load(&self, definition: pb::Definition) -> Result<Option<Ref>, BuildError> {
-        self.load_under(definition, &[]).await
+    pub fn load(&self, definition: pb::Definition) -> BoxFuture<'_, Result<Option<Ref>, BuildError>> {
+        self.load_under(definition, &[])
     }
 
     /// The same, with rules about sources beside the build's own.
-    pub async fn load_under(
+    pub fn load_under<'a>(
+        &'a self,
+        definition: pb::Definition,
+        policies: &'a [cooper_wire::sourcepolicy::Policy],
+    ) -> BoxFuture<'a, Result<Option<Ref>, BuildError>> {
+        Box::pin(self.load_governed(definition, policies))
+    }
+
+    async fn load_governed(
         &self,
         definition: pb::Definition,
         policies: &[cooper_wire::sourcepolicy::Policy],
@@ -497,7 +513,15 @@ impl Bridge {
 
     /// The config of an image that the build may use, resolved once per build. The answer may name another image:
     /// policies replace what is asked for.
-    pub async fn resolve_image_config(
+    pub fn resolve_image_config<'a>(
+        &'a self,
+        reference: &'a str,
+        options: &'a ResolveOptions,
+    ) -> BoxFuture<'a, Result<ResolvedImageConfig, BuildError>> {
+        Box::pin(self.allowed_image_config(reference, options))
+    }
+
+    async fn allowed_image_config(
         &self,
         reference: &str,
         options: &ResolveOptions,
@@ -514,15 +538,17 @@ impl Bridge {
     }
 
     /// What policies put in place of a source that a frontend is about to use; as a rule the source itself.
-    pub async fn replaced_source(
+    pub fn replaced_source(
         &self,
         mut source: pb::SourceOp,
         platform: Option<&Platform>,
-    ) -> Result<pb::SourceOp, BuildError> {
+    ) -> BoxFuture<'_, Result<pb::SourceOp, BuildError>> {
         let platform = platform.map(cooper_llb::platform_to_pb);
-        let checked = self.check_source(&mut source, platform, &[]).await;
-        checked.map_err(|e| e.context("could not resolve image due to policy"))?;
-        Ok(source)
+        Box::pin(async move {
+            let checked = self.check_source(&mut source, platform, &[]).await;
+            checked.map_err(|e| e.context("could not resolve image due to policy"))?;
+            Ok(source)
+        })
     }
 
     /// The config of an image, policies apart.

@@ -22,6 +22,7 @@ use cooper_sandbox::{
     Container, ContainerSpec, ExitStatus, Output, Process, ProcessIo, ProcessSpec, Resources, Stdin, WinSize,
 };
 use cooper_wire::fsync::Stat;
+use futures::future::BoxFuture;
 use std::{
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
@@ -87,9 +88,15 @@ pub struct GatewayContainer {
 
 impl Gateway {
     /// Brings the mounts of a container here. Nothing runs yet.
-    pub async fn new_container(&self, id: &str, request: ContainerRequest) -> Result<(), BuildError> {
-        let container = Arc::new(self.prepare_container(request).await?);
-        self.add_container(id, container)
+    pub fn new_container<'a>(
+        &'a self,
+        id: &'a str,
+        request: ContainerRequest,
+    ) -> BoxFuture<'a, Result<(), BuildError>> {
+        Box::pin(async {
+            let container = Arc::new(self.prepare_container(request).await?);
+            self.add_container(id, container)
+        })
     }
 
     async fn prepare_container(&self, request: ContainerRequest) -> Result<GatewayContainer, BuildError> {
@@ -129,7 +136,11 @@ impl Gateway {
 
 impl GatewayContainer {
     /// Starts a process: the container's own when it is the first.
-    pub async fn start(self: &Arc<Self>, request: ProcessRequest) -> Result<GatewayProcess, BuildError> {
+    pub fn start(self: &Arc<Self>, request: ProcessRequest) -> BoxFuture<'_, Result<GatewayProcess, BuildError>> {
+        Box::pin(self.start_here(request))
+    }
+
+    async fn start_here(self: &Arc<Self>, request: ProcessRequest) -> Result<GatewayProcess, BuildError> {
         let mode = pb::SecurityMode::try_from(request.security).map_err(|_| {
             BuildError::new(FailureClass::InvalidArgument, format!("invalid security mode {}", request.security))
         })?;

@@ -8,7 +8,10 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     error::Error as StdError,
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 use tokio_util::sync::CancellationToken;
@@ -44,6 +47,10 @@ pub struct BuildJob {
     pub compatibility: Compatibility,
     /// Ends the build.
     pub cancel: CancellationToken,
+    /// Cancelled when nothing is left to be packed for the build's outputs: what follows is sending.
+    pub(crate) packed: CancellationToken,
+    /// Whether the output that is being made is the last one.
+    pub(crate) last_output: AtomicBool,
     /// Registries as the build's sessions are known to them.
     pub(crate) registry: OnceLock<cooper_registry::Client>,
     /// What its sources stand for.
@@ -71,6 +78,8 @@ impl BuildJob {
             invocation: random_id(),
             compatibility: Compatibility::default(),
             cancel: CancellationToken::new(),
+            packed: CancellationToken::new(),
+            last_output: AtomicBool::new(false),
             registry: OnceLock::new(),
             pins: crate::source_access::Pins::default(),
             policy: crate::policy::SourcePolicy::default(),
@@ -88,6 +97,13 @@ impl BuildJob {
     /// What the proxies of steps have seen so far, by vertex.
     pub fn fetched(&self) -> Vec<(Digest, cooper_proxy::Record)> {
         self.fetched.lock().clone()
+    }
+
+    /// Says that an output has been packed and is going to be sent.
+    pub(crate) fn sending(&self) {
+        if self.last_output.load(Ordering::Relaxed) {
+            self.packed.cancel();
+        }
     }
 
     /// The sessions that serve the build.

@@ -30,6 +30,7 @@ use cooper_registry::{HostsConfig, Registry};
 use cooper_sandbox::network::{NetworkConfig, Networks};
 use cooper_session::Sessions;
 use cooper_solver::{KeyStore, Solver, SolverOptions};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -239,6 +240,7 @@ impl Engine {
         for dir in ["", layout::CACHE_MOUNTS, layout::LOCALS, layout::INDEXES] {
             make_dir(&root.join(dir))?;
         }
+        cooper_rooted::spread_children(&root.join(layout::LOCALS));
         let scratch = root.join(layout::SCRATCH);
         std::fs::remove_dir_all(&scratch).ok();
         make_dir(&scratch)?;
@@ -277,6 +279,7 @@ impl Engine {
             names: Arc::new(ImageNames::open(meta.clone())?),
             losses: Arc::default(),
             cache_locks: Arc::default(),
+            packers: tokio::sync::Semaphore::new(crate::worker::PACKERS),
             userxattr: std::sync::OnceLock::new(),
             caches: CacheMounts::open(root.join(layout::CACHE_MOUNTS), meta.clone())?,
             locals: Locals::open(root.join(layout::LOCALS), meta.clone())?,
@@ -332,7 +335,11 @@ impl Engine {
     }
 
     /// Builds, exports, and says what was made. Dropping the future cancels the build.
-    pub async fn build(&self, request: BuildRequest) -> Result<BuildResponse, BuildError> {
+    pub fn build(&self, request: BuildRequest) -> BoxFuture<'_, Result<BuildResponse, BuildError>> {
+        Box::pin(self.build_whole(request))
+    }
+
+    async fn build_whole(&self, request: BuildRequest) -> Result<BuildResponse, BuildError> {
         let running = self.register(&request)?;
         let mut recording = (!request.internal).then(|| self.inner.history.begin(&request, &running.status));
         let outcome = self.run(&running, &mut recording, request).await;
@@ -478,15 +485,27 @@ impl Engine {
             .filter(|(key, _)| key.starts_with("frontend."))
             .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
             .collect();
-        for (index, exporter) in exporters.into_iter().enumerate() {
-            let warnings = std::mem::take(&mut warnings);
-            let response = export_once(bridge, index, result, exporter, &warnings).await?;
-            if let (Some(recording), Some(image)) = (recording.as_mut(), made(&response)) {
-                recording.exported(index, image);
+        let outputs = async {
+            let last = exporters.len().saturating_sub(1);
+            for (index, exporter) in exporters.into_iter().enumerate() {
+                bridge.job().last_output.store(index == last, std::sync::atomic::Ordering::Relaxed);
+                let warnings = std::mem::take(&mut warnings);
+                let response = export_once(bridge, index, result, exporter, &warnings).await?;
+                if let (Some(recording), Some(image)) = (recording.as_mut(), made(&response)) {
+                    recording.exported(index, image);
+                }
+                metadata.extend(response);
             }
-            metadata.extend(response);
-        }
-        metadata.extend(caches::run_exports(bridge, caches, result).await?);
+            bridge.job().packed.cancel();
+            Ok(metadata)
+        };
+        // Caches take the archives that outputs have made: they wait for those, but not for them to be sent.
+        let cached = async {
+            bridge.job().packed.cancelled().await;
+            caches::run_exports(bridge, caches, result).await
+        };
+        let (mut metadata, cached) = futures::try_join!(outputs, cached)?;
+        metadata.extend(cached);
         if ask_session {
             let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
             session.finalize_export(metadata.clone()).await?;

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use cooper_llb::pb;
 use cooper_oci::ImageConfig;
 use cooper_sandbox::{ContainerMount, ExitStatus, MountKind, Output, ProcessIo, Resources, Stdin};
+use futures::future::BoxFuture;
 use prost::Message as _;
 use serde_json::json;
 use std::{
@@ -66,7 +67,15 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl Bridge {
     /// Builds with the frontend of an image.
-    pub async fn run_frontend(
+    pub fn run_frontend(
+        &self,
+        image: FrontendImage,
+        request: FrontendRequest,
+    ) -> BoxFuture<'_, Result<BuildResult, BuildError>> {
+        Box::pin(self.run_frontend_here(image, request))
+    }
+
+    async fn run_frontend_here(
         &self,
         image: FrontendImage,
         request: FrontendRequest,

@@ -93,6 +93,7 @@ impl Worker {
         if layer.record().empty == Some(true) && layer.record().chain.is_none() {
             return Ok(None);
         }
+        let _slot = self.packers.acquire().await.ok();
         let (worker, layer) = (self.clone(), layer.clone());
         let work = move || {
             if packing.seekable {

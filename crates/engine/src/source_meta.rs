@@ -17,6 +17,7 @@ use cooper_wire::gateway::{
     ResolveSourceImageRequest, ResolveSourceImageResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse,
     checksum_request::ChecksumAlgo,
 };
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 
 /// Annotations that bind an attestation to its image, and a statement to its kind.
@@ -29,12 +30,11 @@ const MAX_SUFFIX: usize = 4096;
 
 impl Bridge {
     /// What a source is right now; for the rest of the build it stays that.
-    pub async fn resolve_source_meta(
+    pub fn resolve_source_meta(
         &self,
         request: ResolveSourceMetaRequest,
-    ) -> Result<ResolveSourceMetaResponse, BuildError> {
-        // Boxed: large, as it may fetch from everywhere.
-        Box::pin(self.source_meta(request, true)).await
+    ) -> BoxFuture<'_, Result<ResolveSourceMetaResponse, BuildError>> {
+        Box::pin(self.source_meta(request, true))
     }
 
     /// The same; a client's policy that asks itself is not asked in turn.

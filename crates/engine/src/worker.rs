@@ -81,7 +81,12 @@ pub struct Worker {
     /// Orders exports to remote caches.
     pub(crate) cache_locks: Arc<crate::caches::Locks>,
     pub(crate) userxattr: OnceLock<bool>,
+    /// Permits to pack layers. Each packing uses all processors; a second one fills the gaps of the first.
+    pub(crate) packers: tokio::sync::Semaphore,
 }
+
+/// Layers that are packed at a time, over all builds: bounds the memory that it takes.
+pub(crate) const PACKERS: usize = 2;
 
 /// A tree that can be read until this is dropped.
 pub struct ReadTree {

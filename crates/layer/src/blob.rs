@@ -1,10 +1,10 @@
 //! From an uncompressed stream to a blob: compression on several threads, both digests in the same pass.
 //!
 //! The stream is cut into blocks of a fixed size, each compressed by itself (a gzip member, a zstd frame). So the bytes
-//! are the same for any number of threads, and memory is bounded by the blocks in flight.
+//! are the same for any number of threads, and memory is bounded by the blocks in flight, whose buffers go around.
 
 use std::io::{self, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 const GZIP_BLOCK: usize = 1 << 20;
 /// Input of one zstd frame: two windows of level 3.
 const ZSTD_BLOCK: usize = 4 << 20;
-/// Pieces in which an uncompressed blob is handed on.
+/// Pieces in which an uncompressed blob is handed on, and how many there are.
 const PLAIN_BLOCK: usize = 256 * 1024;
+const PLAIN_BUFFERS: usize = 6;
 
 /// Levels when none is asked for. With gzip's, programs come out smaller than by zlib's usual 6 and text 4 % larger, at
 /// twice the speed per thread (`benches/layer.rs`); zstd's is its own default.
@@ -101,11 +102,12 @@ pub fn write_blob<T>(
     if encoding.compression == Compression::Uncompressed {
         return plain(produce, sink);
     }
-    let in_flight = threads + 1;
+    // One block each thread compresses, one is next, one is being filled.
+    let buffers = threads + 2;
     thread::scope(|scope| {
-        let (to_workers, work) = sync_channel::<Job>(in_flight);
-        let (to_sink, finished) = sync_channel::<Receiver<io::Result<Vec<u8>>>>(in_flight);
-        let (to_hash, hash_side) = sync_channel::<Arc<Vec<u8>>>(in_flight);
+        let (to_workers, work) = sync_channel::<Job>(buffers);
+        let (to_sink, finished) = sync_channel::<Receiver<io::Result<Buffer>>>(threads + 1);
+        let (to_hash, hash_side) = sync_channel::<Arc<Buffer>>(buffers);
         let work = Arc::new(Mutex::new(work));
         for _ in 0..threads {
             let work = work.clone();
@@ -116,7 +118,8 @@ pub fn write_blob<T>(
 
         let mut blocks = Blocks {
             block: encoding.block(),
-            filling: Vec::with_capacity(encoding.block()),
+            filling: None,
+            pool: Pool::new(encoding.block(), buffers),
             any: false,
             to_workers,
             to_sink,
@@ -168,16 +171,16 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 /// An uncompressed blob is the stream itself: one digest for both.
 fn plain<T>(produce: impl FnOnce(&mut dyn Write) -> Result<T>, mut sink: impl Write + Send) -> Result<(BlobInfo, T)> {
     thread::scope(|scope| {
-        let (to_hash, hash_side) = sync_channel::<Arc<Vec<u8>>>(4);
-        let (to_write, write_side) = sync_channel::<Arc<Vec<u8>>>(4);
+        let (to_hash, hash_side) = sync_channel::<Arc<Buffer>>(PLAIN_BUFFERS);
+        let (to_write, write_side) = sync_channel::<Arc<Buffer>>(PLAIN_BUFFERS);
         let hasher = scope.spawn(move || hash(&hash_side));
         let writer = scope.spawn(move || {
             while let Ok(block) = write_side.recv() {
-                sink.write_all(&block)?;
+                sink.write_all(&block.bytes)?;
             }
             sink.flush()
         });
-        let mut tee = Tee { filling: Vec::with_capacity(PLAIN_BLOCK), to_hash, to_write };
+        let mut tee = Tee { filling: None, pool: Pool::new(PLAIN_BLOCK, PLAIN_BUFFERS), to_hash, to_write };
         let produced = produce(&mut tee).and_then(|value| {
             tee.send().map_err(Error::Write)?;
             Ok(value)
@@ -191,15 +194,71 @@ fn plain<T>(produce: impl FnOnce(&mut dyn Write) -> Result<T>, mut sink: impl Wr
     })
 }
 
+/// Buffers that go around: as many as are allowed, each allocated once. Whoever drops one gives it back.
+struct Pool {
+    size: usize,
+    unmade: usize,
+    spare: Receiver<Vec<u8>>,
+    home: Sender<Vec<u8>>,
+}
+
+impl Pool {
+    /// At most `count` buffers of `size` bytes.
+    fn new(size: usize, count: usize) -> Self {
+        let (home, spare) = channel();
+        Self { size, unmade: count, spare, home }
+    }
+
+    /// An empty buffer; waits for one when all are in use.
+    fn take(&mut self) -> Buffer {
+        let bytes = match self.spare.try_recv() {
+            Ok(bytes) => bytes,
+            Err(_) if self.unmade > 0 => {
+                self.unmade -= 1;
+                Vec::with_capacity(self.size)
+            }
+            // Never fails: the pool itself has a sender.
+            Err(_) => self.spare.recv().unwrap_or_default(),
+        };
+        Buffer { bytes, home: self.home.clone() }
+    }
+}
+
+/// A buffer of a pool.
+struct Buffer {
+    bytes: Vec<u8>,
+    home: Sender<Vec<u8>>,
+}
+
+impl Buffer {
+    /// Takes as much as fits; returns how much that is, and whether the buffer is full now.
+    fn fill(&mut self, bytes: &[u8], size: usize) -> (usize, bool) {
+        let count = bytes.len().min(size - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..count]);
+        (count, self.bytes.len() == size)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        // Nobody wants it back once the stream has ended.
+        let _ = self.home.send(bytes);
+    }
+}
+
 struct Tee {
-    filling: Vec<u8>,
-    to_hash: SyncSender<Arc<Vec<u8>>>,
-    to_write: SyncSender<Arc<Vec<u8>>>,
+    filling: Option<Buffer>,
+    pool: Pool,
+    to_hash: SyncSender<Arc<Buffer>>,
+    to_write: SyncSender<Arc<Buffer>>,
 }
 
 impl Tee {
     fn send(&mut self) -> io::Result<()> {
-        let block = Arc::new(std::mem::replace(&mut self.filling, Vec::with_capacity(PLAIN_BLOCK)));
+        let Some(block) = self.filling.take() else { return Ok(()) };
+        let block = Arc::new(block);
         if self.to_write.send(block.clone()).is_err() || self.to_hash.send(block).is_err() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -209,9 +268,8 @@ impl Tee {
 
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(PLAIN_BLOCK - self.filling.len());
-        self.filling.extend_from_slice(&bytes[..count]);
-        if self.filling.len() == PLAIN_BLOCK {
+        let (count, full) = self.filling.get_or_insert_with(|| self.pool.take()).fill(bytes, PLAIN_BLOCK);
+        if full {
             self.send()?;
         }
         Ok(count)
@@ -222,35 +280,36 @@ impl Write for Tee {
     }
 }
 
-fn hash(blocks: &Receiver<Arc<Vec<u8>>>) -> (Digest, u64) {
+fn hash(blocks: &Receiver<Arc<Buffer>>) -> (Digest, u64) {
     let mut digester = Digester::default();
     let mut bytes = 0;
     while let Ok(block) = blocks.recv() {
-        digester.update(block.as_slice());
-        bytes += block.len() as u64;
+        digester.update(block.bytes.as_slice());
+        bytes += block.bytes.len() as u64;
     }
     (digester.finish(), bytes)
 }
 
 /// A block to compress and where to send the result.
 struct Job {
-    block: Arc<Vec<u8>>,
-    done: SyncSender<io::Result<Vec<u8>>>,
+    block: Arc<Buffer>,
+    done: SyncSender<io::Result<Buffer>>,
 }
 
 /// Cuts the stream into blocks and queues each for the workers, the hasher and, by its place in line, the sink.
 struct Blocks {
     block: usize,
-    filling: Vec<u8>,
+    filling: Option<Buffer>,
+    pool: Pool,
     any: bool,
     to_workers: SyncSender<Job>,
-    to_sink: SyncSender<Receiver<io::Result<Vec<u8>>>>,
-    to_hash: SyncSender<Arc<Vec<u8>>>,
+    to_sink: SyncSender<Receiver<io::Result<Buffer>>>,
+    to_hash: SyncSender<Arc<Buffer>>,
 }
 
 impl Blocks {
     fn send(&mut self) -> io::Result<()> {
-        let block = Arc::new(std::mem::replace(&mut self.filling, Vec::with_capacity(self.block)));
+        let block = Arc::new(self.filling.take().unwrap_or_else(|| self.pool.take()));
         self.any = true;
         let (done, result) = sync_channel(1);
         // The sink goes first: when it has failed, nothing more is worth compressing.
@@ -265,15 +324,14 @@ impl Blocks {
 
     /// Sends what is left; an empty stream still is one member or frame.
     fn end(&mut self) -> io::Result<()> {
-        if self.filling.is_empty() && self.any { Ok(()) } else { self.send() }
+        if self.filling.is_none() && self.any { Ok(()) } else { self.send() }
     }
 }
 
 impl Write for Blocks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(self.block - self.filling.len());
-        self.filling.extend_from_slice(&bytes[..count]);
-        if self.filling.len() == self.block {
+        let (count, full) = self.filling.get_or_insert_with(|| self.pool.take()).fill(bytes, self.block);
+        if full {
             self.send()?;
         }
         Ok(count)
@@ -286,15 +344,22 @@ impl Write for Blocks {
 
 fn compress_jobs(work: &Mutex<Receiver<Job>>, compression: Compression, level: i32) {
     let mut codec = Codec::new(compression, level);
+    // Bounded by the results that the sink has yet to take.
+    let mut pool = Pool::new(0, usize::MAX);
     loop {
         let job = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         let result = match &mut codec {
-            Ok(codec) => codec.compress(&job.block),
+            Ok(codec) => {
+                let mut out = pool.take();
+                codec.compress(&job.block.bytes, &mut out.bytes).map(|()| out)
+            }
             Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
         };
+        let Job { block, done } = job;
+        drop(block);
         // Nobody waits for it when the sink has failed.
-        let _ = job.done.send(result);
+        let _ = done.send(result);
     }
 }
 
@@ -314,21 +379,25 @@ impl Codec {
         })
     }
 
-    fn compress(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+    /// Compresses `block` into `out`, which is empty and may have room from an earlier block.
+    fn compress(&mut self, block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Gzip(compressor) => {
-                let mut out = vec![0; compressor.gzip_compress_bound(block.len())];
-                let length = compressor.gzip_compress(block, &mut out).map_err(io::Error::other)?;
+                out.resize(compressor.gzip_compress_bound(block.len()), 0);
+                let length = compressor.gzip_compress(block, out).map_err(io::Error::other)?;
                 out.truncate(length);
-                Ok(out)
+                Ok(())
             }
-            Self::Zstd(compressor) => compressor.compress(block),
+            Self::Zstd(compressor) => {
+                out.reserve(zstd::zstd_safe::compress_bound(block.len()));
+                compressor.compress_to_buffer(block, out).map(drop)
+            }
         }
     }
 }
 
 fn write_in_order(
-    finished: &Receiver<Receiver<io::Result<Vec<u8>>>>,
+    finished: &Receiver<Receiver<io::Result<Buffer>>>,
     mut sink: impl Write,
 ) -> io::Result<(Digest, u64)> {
     let mut digester = Digester::default();
@@ -336,9 +405,9 @@ fn write_in_order(
     while let Ok(next) = finished.recv() {
         // The sender is dropped without a result only when its worker is gone, which its panic explains.
         let block = next.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
-        digester.update(&block);
-        size += block.len() as u64;
-        sink.write_all(&block)?;
+        digester.update(block.bytes.as_slice());
+        size += block.bytes.len() as u64;
+        sink.write_all(&block.bytes)?;
     }
     sink.flush()?;
     Ok((digester.finish(), size))

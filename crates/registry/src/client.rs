@@ -3,10 +3,11 @@
 use crate::{
     Backoff, Credentials, Error, HostsConfig,
     auth::Authorizer,
+    homes::Homes,
     hosts::{HostsError, Place, Scheme, is_loopback},
     tls,
 };
-use cooper_oci::ImageRef;
+use cooper_oci::{Digest, ImageRef};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     plain: Mutex<HashSet<String>>,
     /// Permits for ranges downloaded ahead.
     pub(crate) ahead: Arc<Semaphore>,
+    pub(crate) homes: Homes,
 }
 
 impl Registry {
@@ -81,6 +83,7 @@ impl Registry {
             limits: Mutex::default(),
             plain: Mutex::default(),
             ahead: Arc::new(Semaphore::new(RANGES_AHEAD)),
+            homes: Homes::default(),
         }))
     }
 
@@ -147,6 +150,15 @@ impl Client {
             rest.push_front(best);
         }
         Ok(Places { client: self, name, rest, current: 0, error: None })
+    }
+
+    /// Says that `name`'s repository has these blobs, so that other repositories of the host can have them from there.
+    pub fn note_blobs<'a>(&self, name: &ImageRef, digests: impl IntoIterator<Item = &'a Digest>) {
+        let Some(endpoint) = self.places(name).ok().and_then(|mut places| places.next()) else { return };
+        let repository = endpoint.repository(name);
+        for digest in digests {
+            self.shared.homes.note(&endpoint.place.host, &repository, digest);
+        }
     }
 
     /// Where to push `name`.

@@ -15,6 +15,7 @@ mod credentials;
 mod docker_config;
 mod download;
 mod error;
+mod homes;
 mod hosts;
 mod push;
 mod referrers;

@@ -64,8 +64,8 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 impl Client {
     /// Makes sure that `name`'s repository has the blob `desc`: asks for it, tries to mount it from the
-    /// repositories `mount_from` (paths on the same host), and uploads it from `source` when it must. Uploads that
-    /// break are resumed where the registry can, else started over.
+    /// repositories `mount_from` (paths on the same host) and those that were seen to have it, and uploads it from
+    /// `source` when it must. Uploads that break are resumed where the registry can, else started over.
     pub async fn push_blob(
         &self,
         name: &ImageRef,
@@ -79,7 +79,7 @@ impl Client {
             return Err(Error::NonDistributable { digest, media_type });
         }
         let endpoint = self.push_endpoint(name)?;
-        let mut upload = Upload {
+        let upload = Upload {
             client: self,
             repository: endpoint.repository(name),
             reference: format!("{}@{}", name.repository(), desc.digest),
@@ -87,20 +87,21 @@ impl Client {
             name,
             desc,
         };
-        if upload.exists().await? {
+        let pushed = if upload.exists().await? {
+            Pushed::Present
+        } else if let Some(from) = upload.mount(mount_from).await? {
+            Pushed::Mounted { from }
+        } else {
+            let limit = self.limit(&upload.endpoint.place.host);
+            let _permit = limit.acquire_owned().await.ok();
+            upload.run(source, progress).await?;
+            Pushed::Uploaded
+        };
+        if pushed != Pushed::Uploaded {
             (progress.0)(desc.size);
-            return Ok(Pushed::Present);
         }
-        for from in mount_from.iter().filter(|from| *from != name.path()) {
-            if let Started::Mounted = upload.start(Some(from)).await? {
-                (progress.0)(desc.size);
-                return Ok(Pushed::Mounted { from: from.clone() });
-            }
-        }
-        let limit = self.limit(&upload.endpoint.place.host);
-        let _permit = limit.acquire_owned().await.ok();
-        upload.run(source, progress).await?;
-        Ok(Pushed::Uploaded)
+        self.shared.homes.note(&upload.endpoint.place.host, &upload.repository, &desc.digest);
+        Ok(pushed)
     }
 
     /// Stores a manifest or index under `name`'s tag, or under its digest when it has no tag.
@@ -181,8 +182,30 @@ impl Upload<'_> {
         }
     }
 
+    /// Mounts the blob from one of these repositories, or from one that is remembered to have it. Returns which.
+    async fn mount(&self, named: &[String]) -> Result<Option<String>, Error> {
+        for from in named.iter().filter(|from| **from != self.repository) {
+            if let Started::Mounted = self.start(Some(from)).await? {
+                return Ok(Some(from.clone()));
+            }
+        }
+        let (homes, host) = (&self.client.shared.homes, self.endpoint.place.host.clone());
+        for from in homes.of(&host, &self.desc.digest) {
+            if from == self.repository || named.contains(&from) {
+                continue;
+            }
+            // A guess of ours must not be what a push fails for.
+            match self.start(Some(&from)).await {
+                Ok(Started::Mounted) => return Ok(Some(from)),
+                Ok(Started::At(_)) => homes.forget(&host, &from, &self.desc.digest),
+                Err(error) => tracing::debug!(%error, from, "a blob cannot be mounted"),
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens an upload, mounting from another repository when the registry will.
-    async fn start(&mut self, mount: Option<&String>) -> Result<Started, Error> {
+    async fn start(&self, mount: Option<&String>) -> Result<Started, Error> {
         let mut url = self.endpoint.url(&self.client.shared, self.name, "blobs", "uploads/")?;
         let mut scopes = self.scopes();
         if let Some(from) = mount {
@@ -221,7 +244,7 @@ impl Upload<'_> {
     }
 
     /// The whole upload, with its repetitions.
-    async fn run(&mut self, source: &dyn BlobSource, progress: &Progress) -> Result<(), Error> {
+    async fn run(&self, source: &dyn BlobSource, progress: &Progress) -> Result<(), Error> {
         let mut failures = 0;
         // Where a broken upload can go on, and from which byte.
         let mut resume: Option<(Url, u64)> = None;

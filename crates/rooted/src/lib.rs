@@ -16,6 +16,7 @@ mod node;
 pub mod passwd;
 mod resolve;
 mod root;
+mod spread;
 mod sys;
 mod tree;
 
@@ -25,4 +26,5 @@ pub use error::{Error, Result};
 pub use metadata::{Kind, Metadata, device_number, device_parts, fd_metadata};
 pub use node::{Node, Xattrs, fd_xattrs};
 pub use root::{DirAttributes, Root};
+pub use spread::spread_children;
 pub use tree::{CloneMode, Cursor, clone_entry, clone_tree};

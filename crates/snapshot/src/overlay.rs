@@ -52,6 +52,7 @@ impl Overlay {
         for dir in [&layers, &active, &empty] {
             fs::create_dir_all(dir).at("create directory", dir)?;
         }
+        cooper_rooted::spread_children(&active);
         let trash = Arc::new(Trash::open(root.join("trash"))?);
         for entry in fs::read_dir(&active).at("read directory", &active)? {
             trash.throw(&entry.at("read directory", &active)?.path())?;

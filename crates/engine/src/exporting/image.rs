@@ -64,6 +64,7 @@ pub async fn to_store(
     let attrs = Prepared::new(bridge, attrs, result, "image")?;
     let bars = Bars::new(step);
     let made = make(bridge, &attrs, &bars).await?;
+    bridge.job().sending();
     let attrs = attrs.attrs;
     let worker = bridge.worker();
     let store = &worker.layers.content;
@@ -135,6 +136,7 @@ pub async fn to_client(
     let attrs = Prepared::new(bridge, attrs, result, name)?;
     let bars = Bars::new(step);
     let mut made = make(bridge, &attrs, &bars).await?;
+    bridge.job().sending();
     let attrs = attrs.attrs;
     let of_result = result.metadata.get("source.date.epoch").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     made.image.stamp(attrs.epoch.unwrap_or(of_result));

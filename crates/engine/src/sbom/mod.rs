@@ -16,6 +16,7 @@ use crate::{
 };
 use builtin::Builtin;
 use cooper_export::Platforms;
+use futures::future::BoxFuture;
 use image::ScannerImage;
 use std::collections::BTreeMap;
 
@@ -52,7 +53,14 @@ pub struct SbomTarget {
 
 impl Bridge {
     /// The scanner that a frontend's options ask for.
-    pub async fn sbom_scanner(&self, opts: &BTreeMap<String, String>) -> Result<Option<SbomScanner>, BuildError> {
+    pub fn sbom_scanner<'a>(
+        &'a self,
+        opts: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Option<SbomScanner>, BuildError>> {
+        Box::pin(self.find_scanner(opts))
+    }
+
+    async fn find_scanner(&self, opts: &BTreeMap<String, String>) -> Result<Option<SbomScanner>, BuildError> {
         let wanted = cooper_attest::Wanted::parse(opts).map_err(|e| BuildError::refused(e.to_string()))?;
         let Some(params) = wanted.sbom else { return Ok(None) };
         let mut params = params.0;
@@ -70,11 +78,13 @@ impl Bridge {
 
 impl SbomScanner {
     /// Statements about a target. Nothing has been scanned yet: a step of the build or the exporter does.
-    pub async fn attest(&self, target: SbomTarget) -> Result<Vec<Attestation>, BuildError> {
-        match &self.kind {
-            Kind::Builtin(builtin) => Ok(builtin.attest(&self.bridge, target)),
-            Kind::Image(image) => image.attest(&self.bridge, target).await.map(|one| vec![one]),
-        }
+    pub fn attest(&self, target: SbomTarget) -> BoxFuture<'_, Result<Vec<Attestation>, BuildError>> {
+        Box::pin(async {
+            match &self.kind {
+                Kind::Builtin(builtin) => Ok(builtin.attest(&self.bridge, target)),
+                Kind::Image(image) => image.attest(&self.bridge, target).await.map(|one| vec![one]),
+            }
+        })
     }
 }
 

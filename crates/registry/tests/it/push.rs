@@ -83,6 +83,9 @@ async fn blobs_are_mounted_from_other_repositories() {
     POST /v2/a/blobs/uploads/ 201
     ");
     let pushed = push(&client, &name(&fake, "c"), &local, &desc, &["nothing/here"]).await.unwrap();
+    assert_eq!(pushed, Pushed::Mounted { from: "a".into() }, "what was pushed before is remembered");
+    let stranger = crate::fake::client(basic("u", "p"));
+    let pushed = push(&stranger, &name(&fake, "d"), &local, &desc, &["nothing/here"]).await.unwrap();
     assert_eq!(pushed, Pushed::Uploaded);
 }
 

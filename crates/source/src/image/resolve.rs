@@ -196,6 +196,9 @@ impl ImageSource {
         }
         let limit = request.layer_limit.unwrap_or(layers);
         let chosen = manifest.layers.get(..limit).ok_or(ImageError::LayerLimit { limit, layers })?.to_vec();
+        if let Origin::Registry(client, name) = origin {
+            client.note_blobs(name, manifest.layers.iter().map(|layer| &layer.digest));
+        }
         Ok(ResolvedImage {
             reference: request.reference.clone(),
             root,
