@@ -71,7 +71,7 @@ impl Statement {
 
     /// On one line, without spaces between tokens.
     pub fn compact(&self) -> Vec<u8> {
-        without_spaces(&serde_json::to_string(self).unwrap_or_default()).into_bytes()
+        cooper_oci::without_spaces(&serde_json::to_string(self).unwrap_or_default()).into_bytes()
     }
 
     /// Indented by two spaces.
@@ -80,23 +80,6 @@ impl Statement {
         let value: Option<serde_json::Value> = serde_json::from_slice(&compact).ok();
         value.and_then(|v| serde_json::to_vec_pretty(&v).ok()).unwrap_or(compact)
     }
-}
-
-/// Drops white space between tokens; `text` is valid JSON.
-fn without_spaces(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let (mut in_string, mut escaped) = (false, false);
-    for c in text.chars() {
-        if in_string {
-            (in_string, escaped) = (c != '"' || escaped, c == '\\' && !escaped);
-        } else if c == '"' {
-            in_string = true;
-        } else if c.is_ascii_whitespace() {
-            continue;
-        }
-        out.push(c);
-    }
-    out
 }
 
 #[cfg(test)]

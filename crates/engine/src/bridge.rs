@@ -336,6 +336,12 @@ impl Bridge {
         capture.sources.images.into_iter().next()?.digest
     }
 
+    /// The tree of the image that a vertex is, when it is one.
+    pub(crate) fn image_tree_of(&self, vertex: &Digest) -> Option<Tree> {
+        let source = self.inner.ops.lock().get(vertex).and_then(|known| known.source_op.clone())?;
+        source.known_tree()
+    }
+
     /// Whether a vertex receives a directory of the client, whose identity means nothing elsewhere.
     pub(crate) fn is_local_source(&self, vertex: &Digest) -> bool {
         let Some(known) = self.inner.ops.lock().get(vertex).cloned() else { return false };

@@ -15,23 +15,6 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
     escape(&serde_json::to_string_pretty(value).expect("plain values always serialise"))
 }
 
-/// Drops white space between tokens; `text` is valid JSON.
-pub(crate) fn without_spaces(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let (mut in_string, mut escaped) = (false, false);
-    for c in text.chars() {
-        if in_string {
-            (in_string, escaped) = (c != '"' || escaped, c == '\\' && !escaped);
-        } else if c == '"' {
-            in_string = true;
-        } else if c.is_ascii_whitespace() {
-            continue;
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// The characters occur in strings only, so that the text needs no parsing.
 fn escape(text: &str) -> Vec<u8> {
     let mut out = String::with_capacity(text.len());
@@ -53,8 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_and_compacts() {
+    fn escapes() {
         assert_eq!(compact(&["a && b <c>\u{2028}"]), br#"["a \u0026\u0026 b \u003cc\u003e\u2028"]"#);
-        assert_eq!(without_spaces("{ \"a b\" :\n[1, \"\\\" x\"] }"), r#"{"a b":[1,"\" x"]}"#);
     }
 }

@@ -45,8 +45,8 @@ async fn an_oci_archive_is_read_by_skopeo_and_its_layout_unpacked_by_umoci() {
     });
     assert_snapshot!(shapes.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("\n"), @r"
     -r--r--r-- 0/0 blobs/
+    -r--r--r-- 0/0 oci-layout
     -rw-r--r-- 0/0 index.json
-    -rw-r--r-- 0/0 oci-layout
     drwxr-xr-x 0/0 blobs/
     drwxr-xr-x 0/0 blobs/sha256/
     ");

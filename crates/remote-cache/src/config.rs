@@ -8,7 +8,7 @@ use crate::{Cache, FormatError, Layer, Link, Record, RecordKind, StepResult};
 use cooper_oci::{Descriptor, Digest, annotations};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Media type of the document.
 pub const CONFIG_MEDIA_TYPE: &str = cooper_oci::media_types::CACHE_CONFIG;
@@ -278,6 +278,7 @@ fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatErr
     let mut cache = Cache { layers, records: Vec::with_capacity(docs.len()) };
     let (layer_count, record_count) = (cache.layers.len(), docs.len());
     let mut expanded = 0;
+    let mut tops: BTreeMap<usize, Timestamp> = BTreeMap::new();
     for (index, doc) in docs.into_iter().enumerate() {
         let mut results = Vec::new();
         for result in doc.layers {
@@ -287,11 +288,11 @@ fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatErr
             if expanded > MAX_EXPANDED {
                 return Err(FormatError::TooDeep { layers: expanded, limit: MAX_EXPANDED });
             }
-            results.push(StepResult {
-                created: instant(result.created_at),
-                expires: instant(result.expires_at),
-                layers,
-            });
+            let created = instant(result.created_at);
+            if let Some(created) = created {
+                tops.entry(top).and_modify(|first| *first = created.min(*first)).or_insert(created);
+            }
+            results.push(StepResult { created, expires: instant(result.expires_at), layers });
         }
         for chain in doc.chains {
             let layers = chain.layers.iter().map(|&l| within(l, layer_count, "record", index));
@@ -316,6 +317,10 @@ fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatErr
         cache.records.push(Record { digest: doc.digest, kind, output, name: doc.name, inputs, results });
     }
     check_records(&cache)?;
+    // A manifest notes one time for an archive, which can be the layer of several steps; a result has its own.
+    for (top, created) in tops {
+        cache.layers[top].created = Some(created);
+    }
     Ok(cache)
 }
 

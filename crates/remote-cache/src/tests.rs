@@ -70,6 +70,24 @@ fn as_buildkit_writes_it() {
 }
 
 #[test]
+fn the_times_of_layers_are_those_of_the_steps_that_made_them() {
+    let (a, base) = (Digest::of("a"), Digest::of("base"));
+    let result = |layer: usize, second: u8| {
+        format!(r#"{{"layers":[{{"layer":{layer},"createdAt":"2024-01-01T00:00:0{second}Z"}}],"digest":"{a}"}}"#)
+    };
+    // The same archive is the layer of two steps, at two places.
+    let text = format!(
+        r#"{{"layers":[{{"blob":"{base}","parent":-1}},{{"blob":"{a}","parent":-1}},{{"blob":"{a}"}}],"records":[{},{}]}}"#,
+        result(1, 1),
+        result(2, 2)
+    );
+    let noted = Descriptor::new("x", a, 1).with_annotation(annotations::CREATED_AT, "2024-01-01T00:00:09Z");
+    let cache = parse(text.as_bytes(), &[noted, Descriptor::new("x", base, 1)]).unwrap();
+    let seconds: Vec<_> = cache.layers.iter().map(|l| l.created.map(|c| c.as_second() % 10)).collect();
+    assert_eq!(seconds, [None, Some(1), Some(2)]);
+}
+
+#[test]
 fn refuses_what_is_no_cache() {
     let d = Digest::of("a");
     let check = |text: String| parse(text.as_bytes(), &[Descriptor::new("x", d.clone(), 1)]).unwrap_err().to_string();

@@ -13,6 +13,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("htpasswd", "apache2-utils"),
     ("npm", "npm"),
     ("openssl", "openssl"),
+    ("podman", "podman"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
 ];

@@ -40,6 +40,10 @@ fn parse(flags: &[String], flag_name: &str, env: Env<'_>) -> Result<Vec<CacheOpt
             if r#type == "gha" {
                 fill_from_actions(&mut attrs, env)?;
             }
+            // buildctl leaves it at what the daemon finds where it runs.
+            if r#type == "s3" && flag_name.starts_with("--cache-") {
+                fill_from_aws(&mut attrs, env);
+            }
             Ok(CacheOptionsEntry { r#type, attrs })
         })
         .collect()
@@ -66,6 +70,17 @@ fn fill_from_actions(attrs: &mut BTreeMap<String, String>, env: Env<'_>) -> Resu
         attrs.insert("token".into(), token);
     }
     Ok(())
+}
+
+/// Credentials of whoever asks for the build, for a daemon that may have none or others.
+fn fill_from_aws(attrs: &mut BTreeMap<String, String>, env: Env<'_>) {
+    if ["access_key_id", "secret_access_key"].iter().any(|key| attrs.contains_key(*key)) {
+        return;
+    }
+    let given = |name: &str| env(name).filter(|value| !value.is_empty());
+    let Some(pair) = given("AWS_ACCESS_KEY_ID").zip(given("AWS_SECRET_ACCESS_KEY")) else { return };
+    attrs.extend([("access_key_id".to_owned(), pair.0), ("secret_access_key".to_owned(), pair.1)]);
+    attrs.extend(given("AWS_SESSION_TOKEN").map(|token| ("session_token".to_owned(), token)));
 }
 
 /// What the session and the end of the build have to do for caches in local directories.
@@ -168,6 +183,8 @@ mod tests {
             "ACTIONS_CACHE_URL" => Some("https://v1".into()),
             "ACTIONS_RESULTS_URL" => Some("https://v2".into()),
             "ACTIONS_RUNTIME_TOKEN" => Some("bar".into()),
+            "AWS_ACCESS_KEY_ID" => Some("id".into()),
+            "AWS_SECRET_ACCESS_KEY" => Some("key".into()),
             _ => None,
         };
         let read = |flag: &str| match parse_imports(&[flag.to_owned()], "--import-cache", &env) {
@@ -184,6 +201,15 @@ mod tests {
         ] {
             assert_eq!(read(flag), expected, "{flag}");
         }
+        let own = |flag: &str| parse_exports(&[flag.to_owned()], "--cache-to", &env).unwrap().remove(0).attrs;
+        assert_eq!(own("type=s3")["access_key_id"], "id");
+        assert_eq!(own("type=s3")["secret_access_key"], "key");
+        assert!(!own("type=s3,access_key_id=other").contains_key("secret_access_key"));
+        assert!(
+            !parse_imports(&["type=s3".to_owned()], "--import-cache", &env).unwrap()[0]
+                .attrs
+                .contains_key("access_key_id")
+        );
         let exports = parse_exports(&["type=registry,ref=a,mode=max".into(), "b".into()], "x", &env).unwrap();
         assert_eq!((exports[0].attrs["mode"].as_str(), exports[1].attrs["mode"].as_str()), ("max", "min"));
         let none = |_: &str| None;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use cooper_testkit::outcome;
+use cooper_testkit::{Access, Registry, outcome};
 use serde_json::Value;
 
-use crate::{COOPER, local, read, workshop};
+use crate::{COOPER, local, read, workshop, workshop_with};
 
 /// A JSON document in an image archive.
 fn document(archive: &Path, name: &str) -> Value {
@@ -59,6 +59,39 @@ fn provenance_goes_along_with_images_and_files() {
         .refused(&["provenance materials are incomplete", "reason: local_source"]);
     outcome(shop.build(&context).args(["--provenance=mode=medium", "-o"]).arg(local(&out)))
         .refused(&["invalid mode \"medium\""]);
+}
+
+#[test]
+fn statements_are_found_as_referrers() {
+    let registry = Registry::start(Access::Open);
+    let shop = workshop_with(&registry);
+    let context = shop.dockerfile("RUN echo made > /made\n");
+    let name = format!("{}/app:1", registry.host());
+    let output = format!("type=image,name={name},push=true,attestation-storage=referrers");
+    outcome(shop.build(&context).args(["--provenance=mode=min", "--sbom=true", "-o", &output])).ok();
+    // The tag is the image itself, for whoever stumbles over an index.
+    let manifest: Value = serde_json::from_slice(&registry.manifest("app:1")).unwrap();
+    assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let digest = registry.digest("app:1");
+    // Debian's registry keeps no lists, so there is one under the tag that the specification says.
+    let list: Value = serde_json::from_slice(&registry.manifest(&format!("app:{}", digest.replace(':', "-")))).unwrap();
+    assert_eq!(list["mediaType"], "application/vnd.oci.image.index.v1+json");
+    let entries = list["manifests"].as_array().unwrap();
+    let kinds: Vec<_> =
+        entries.iter().map(|e| e["annotations"]["in-toto.io/predicate-type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"]);
+    for entry in entries {
+        assert_eq!(entry["artifactType"], "application/vnd.in-toto+json");
+        let referring: Value =
+            serde_json::from_slice(&registry.manifest(&format!("app@{}", entry["digest"].as_str().unwrap()))).unwrap();
+        assert_eq!(referring["subject"]["digest"], digest.as_str());
+        assert_eq!(referring["layers"][0]["mediaType"], "application/vnd.in-toto+json");
+    }
+    // Built again, nothing is listed twice.
+    outcome(shop.build(&context).args(["--sbom=true", "-o", &output])).ok();
+    let again: Value =
+        serde_json::from_slice(&registry.manifest(&format!("app:{}", digest.replace(':', "-")))).unwrap();
+    assert_eq!(again["manifests"].as_array().unwrap().len(), entries.len());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod outputs;
 mod registries;
 mod sbom;
 mod state;
+mod travelling;
 
 use std::fs;
 use std::path::Path;

@@ -97,3 +97,85 @@ fn owners_modes_and_times_arrive() {
     let line = list.lines().find(|line| line.ends_with(" d/f")).expect("d/f");
     assert!(line.starts_with("-rwsr-x--x 12/34 ") && line.contains("2001-02-03 04:05"), "{line}");
 }
+
+/// What podman says when it loads a file of the workshop, in a store of its own.
+fn podman_loads(shop: &cooper_testkit::Workshop, file: &str) -> cooper_testkit::Outcome {
+    let place = |name: &str| shop.path(name).display().to_string();
+    let mut command = Command::new("podman");
+    command.args(["--root", &place("podman"), "--runroot", &place("podman-run"), "--storage-driver", "vfs"]);
+    command.args(["--events-backend", "file", "--cgroup-manager", "cgroupfs", "load", "--input"]);
+    // Layouts are named by their paths, which must then look like names.
+    outcome(command.arg(file).current_dir(shop.path("")))
+}
+
+#[test]
+fn other_programs_take_every_kind_of_image() {
+    let shop = workshop();
+    let daemon = shop.daemon();
+    let context = shop.context(&[("Dockerfile", "FROM scratch\nCOPY made /\n"), ("made", "made\n")]);
+    let several = ["--opt", "platform=linux/amd64,linux/arm64"];
+    let statements = ["--opt", "attest:provenance=mode=min", "--opt", "attest:sbom="];
+    let every = |kind: &str, name: &str| {
+        let compressions = ["gzip", "zstd", "estargz", "uncompressed"];
+        compressions.map(|compression| format!("{kind},compression={compression},force-compression=true{name}"))
+    };
+    let mut rows: Vec<(String, &[&str])> = Vec::new();
+    rows.extend(every("oci", "").map(|row| (row, [].as_slice())));
+    rows.extend(every("docker", ",name=example.com/made:1").map(|row| (row, [].as_slice())));
+    rows.extend(every("oci,tar=false", "").map(|row| (row, [].as_slice())));
+    for (row, options) in [
+        ("oci,oci-mediatypes=false", [].as_slice()),
+        ("docker,oci-mediatypes=false", &[]),
+        ("oci,annotation.a=b,annotation-manifest-descriptor.c=d", &[]),
+        ("oci", &statements),
+        ("oci,oci-artifact=false", &statements),
+        ("docker", &statements),
+        ("oci,attestation-storage=referrers", &statements),
+        ("oci", &several),
+        ("oci,tar=false,annotation-index.a=b", &several),
+    ] {
+        rows.push((row.to_owned(), options));
+    }
+    for (number, (row, options)) in rows.iter().enumerate() {
+        let name = format!("image{number}");
+        let file = shop.path(&name);
+        let output = format!("type={row},dest={}", file.display());
+        outcome(shop.buildctl_build(&daemon, &context).args(*options).args(["--output", &output])).ok();
+        let transport = match row.as_str() {
+            row if row.contains("tar=false") => "oci",
+            row if row.starts_with("docker") => "docker-archive",
+            _ => "oci-archive",
+        };
+        let reference = format!("{transport}:{}", file.display());
+        inspect(&reference);
+        // umoci, after skopeo has checked all digests on the way.
+        let rootfs = unpack(&reference, &shop.path(&format!("unpacked{number}")));
+        assert_eq!(read(rootfs.join("made")), "made\n", "{row}");
+        let copied = format!("oci:{}:all", shop.path(&format!("copied{number}")).display());
+        outcome(Command::new("skopeo").args(["copy", "--quiet", "--all", &reference, &copied])).ok();
+        podman_loads(&shop, &name).ok();
+    }
+}
+
+#[test]
+fn platforms_that_share_a_directory_must_not_share_files() {
+    let shop = workshop();
+    let daemon = shop.daemon();
+    let build = |lines: &str, output: &str| {
+        let context = shop.context(&[("Dockerfile", lines), ("note", "n")]);
+        let mut build = shop.buildctl_build(&daemon, &context);
+        outcome(build.args(["--opt", "platform=linux/amd64,linux/arm64", "--output", output]))
+    };
+    let apart = "FROM scratch\nARG TARGETARCH\nCOPY note /$TARGETARCH\n";
+    let same = "FROM scratch\nCOPY note /note\n";
+    let (dir, tar) = (shop.path("dir"), shop.path("out.tar"));
+    for kind in [format!("type=local,dest={}", dir.display()), format!("type=tar,dest={}", tar.display())] {
+        build(same, &format!("{kind},platform-split=false")).refused(&["note", "linux/amd64", "linux/arm64"]);
+        build(apart, &format!("{kind},platform-split=false")).ok();
+        build(same, &kind).ok();
+    }
+    assert_eq!(read(dir.join("amd64")), "n");
+    assert_eq!(read(dir.join("linux_arm64/note")), "n");
+    let list = outcome(Command::new("tar").arg("-tf").arg(&tar)).ok().text();
+    assert!(list.contains("linux_amd64/note") && list.contains("linux_arm64/note"), "{list}");
+}

@@ -91,12 +91,15 @@ fn parse(spec: &CacheSpec) -> Result<CacheExport, BuildError> {
         None => Ok(false),
         Some(v) => boolean(v).ok_or_else(|| refused(key, v)),
     };
-    let compression = match attr("compression").unwrap_or("gzip") {
-        "uncompressed" => Compression::Uncompressed,
-        "gzip" | "" => Compression::Gzip,
-        "zstd" => Compression::Zstd,
+    let (compression, seekable) = match attr("compression").unwrap_or("gzip") {
+        "uncompressed" => (Compression::Uncompressed, false),
+        "gzip" | "" => (Compression::Gzip, false),
+        "estargz" => (Compression::Gzip, true),
+        "zstd" => (Compression::Zstd, false),
         other => return Err(refused("compression", other)),
     };
+    // Alone it stands for true.
+    let forced = || if attr("force-compression") == Some("") { Ok(true) } else { flag("force-compression") };
     let level = attr("compression-level");
     let level = level.map(|v| v.parse().map_err(|_| refused("compression-level", v))).transpose()?;
     let ttl = attr("ttl").map(|v| duration(v).ok_or_else(|| refused("ttl", v))).transpose()?;
@@ -104,7 +107,7 @@ fn parse(spec: &CacheSpec) -> Result<CacheExport, BuildError> {
         spec: spec.clone(),
         mode: if attr("mode") == Some("max") { Mode::Max } else { Mode::Min },
         ignore_error: attr("ignore-error").and_then(boolean).unwrap_or(false),
-        packing: Packing { compression, level, force: flag("force-compression")?, ..Packing::default() },
+        packing: Packing { compression, level, force: forced()?, seekable, ..Packing::default() },
         ttl,
         opened: Err(BuildError::cancelled()),
     })

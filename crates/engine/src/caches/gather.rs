@@ -50,6 +50,8 @@ struct Walk<'a> {
     leaves: HashMap<(Digest, RecordKind), usize>,
     /// The tree behind a record.
     trees: Vec<(usize, Tree)>,
+    /// Layers of images. When they came here says nothing about them.
+    pulled: HashSet<LayerId>,
 }
 
 impl<'a> Walk<'a> {
@@ -62,6 +64,7 @@ impl<'a> Walk<'a> {
             places: HashMap::new(),
             leaves: HashMap::new(),
             trees: Vec::new(),
+            pulled: HashSet::new(),
         }
     }
 
@@ -86,6 +89,7 @@ impl<'a> Walk<'a> {
 
     fn add_record(&mut self, place: Place) {
         let Some(identity) = self.bridge.solver_job().identity(&place.0) else { return };
+        self.pulled.extend(self.bridge.image_tree_of(&place.0).into_iter().flat_map(|tree| tree.ids()));
         let parts = self.parts(&identity);
         let Some(vertex) = self.vertices.get(&place.0) else { return };
         let (edges, name) = (vertex.inputs.clone(), vertex.name.clone());
@@ -172,7 +176,7 @@ pub async fn gather(
         wanted.extend(tree.ids());
         walk.add(r.edge());
     }
-    let (mut cache, trees) = (walk.cache, walk.trees);
+    let (mut cache, trees, pulled) = (walk.cache, walk.trees, walk.pulled);
     let mut archives = Archives { bridge, packing, known: HashMap::new() };
     let mut numbers: HashMap<(Option<usize>, Digest), usize> = HashMap::new();
     for (record, tree) in trees {
@@ -185,7 +189,8 @@ pub async fn gather(
         for one in packed {
             let below = stack.last().copied();
             let number = *numbers.entry((below, one.descriptor.digest.clone())).or_insert_with(|| {
-                cache.layers.push(Layer { descriptor: described(&one), parent: below, created: created(&one) });
+                let created = created(&one).filter(|_| !pulled.contains(&one.layer.id));
+                cache.layers.push(Layer { descriptor: described(&one), parent: below, created });
                 cache.layers.len() - 1
             });
             stack.push(number);

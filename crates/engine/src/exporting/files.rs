@@ -30,6 +30,18 @@ struct Opened {
     held: Vec<(ReadTree, OwnedFd)>,
 }
 
+impl Opened {
+    /// Refuses trees that would overwrite each other.
+    async fn check(&self, attrs: &FsAttrs) -> Result<(), BuildError> {
+        if attrs.split(self.several) || self.trees.len() < 2 {
+            return Ok(());
+        }
+        let trees = self.trees.clone();
+        let checked = tokio::task::spawn_blocking(move || check_duplicates(&trees)).await;
+        Ok(checked.map_err(StepError::while_doing("comparing results ended abnormally"))??)
+    }
+}
+
 async fn open(bridge: &Bridge, attrs: &FsAttrs, result: &BuildResult) -> Result<Opened, BuildError> {
     let worker = bridge.worker();
     let mut opened = Opened { trees: Vec::new(), several: matches!(result.refs, Refs::Map(_)), held: Vec::new() };
@@ -100,11 +112,7 @@ pub async fn to_directory(
 ) -> Result<BTreeMap<String, String>, BuildError> {
     let opened = open(bridge, &attrs, result).await?;
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
-    if !attrs.split(opened.several) && opened.trees.len() > 1 {
-        let trees = opened.trees.clone();
-        let checked = tokio::task::spawn_blocking(move || check_duplicates(&trees)).await;
-        checked.map_err(StepError::while_doing("comparing results ended abnormally"))??;
-    }
+    opened.check(&attrs).await?;
     let bars = Bars::new(step);
     bars.started("copying files");
     let mut outcome = Ok(());
@@ -129,6 +137,7 @@ pub async fn to_archive(
     step: &Step,
 ) -> Result<BTreeMap<String, String>, BuildError> {
     let opened = open(bridge, &attrs, result).await?;
+    opened.check(&attrs).await?;
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
     let metadata = attrs.metadata.clone();
     let mut sink = session.send_tar(index, &metadata)?;

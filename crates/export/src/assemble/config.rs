@@ -35,7 +35,7 @@ pub(super) fn patch(image: &Image, epoch: Option<i64>) -> Result<Vec<u8>> {
     let mut members: BTreeMap<String, Box<RawValue>> = members
         .into_iter()
         .map(|(key, value)| {
-            let compacted = json::without_spaces(value.get());
+            let compacted = cooper_oci::without_spaces(value.get());
             RawValue::from_string(compacted).map(|value| (key, value)).map_err(invalid)
         })
         .collect::<Result<_>>()?;

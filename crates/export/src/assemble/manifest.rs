@@ -2,8 +2,10 @@
 
 use super::{Image, LayerBlob, Parts, config};
 use crate::{ImageAttrs, Result, json};
-use cooper_oci::{Descriptor, Digest, ImageIndex, ImageManifest, Platform, annotations, media_types as t};
-use serde_json::json;
+use cooper_oci::{
+    Descriptor, DiffId, Digest, ImageIndex, ImageManifest, Platform, RootFs, annotations, media_types as t,
+};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -28,6 +30,15 @@ pub struct Statement {
     pub predicate_type: String,
     /// The whole statement as JSON.
     pub json: Vec<u8>,
+}
+
+/// What stands for an image's config where attestations are no artifacts.
+#[derive(Serialize)]
+struct AttestationConfig {
+    architecture: &'static str,
+    os: &'static str,
+    config: BTreeMap<String, String>,
+    rootfs: RootFs,
 }
 
 /// Adds the config and the manifest of one image; returns the manifest's descriptor and the config's digest.
@@ -108,13 +119,13 @@ pub(super) fn attestation(
         manifest.artifact_type = Some(ATTESTATION_ARTIFACT.to_owned());
         manifest.subject = Some(subject);
     } else {
-        let diff_ids: Vec<_> = layers.iter().map(|l| &l.digest).collect();
-        let config = json!({
-            "architecture": "unknown",
-            "config": {},
-            "os": "unknown",
-            "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        });
+        let diff_ids = layers.iter().map(|l: &Descriptor| DiffId(l.digest.clone())).collect();
+        let config = AttestationConfig {
+            architecture: "unknown",
+            os: "unknown",
+            config: BTreeMap::new(),
+            rootfs: RootFs { kind: "layers".to_owned(), diff_ids },
+        };
         let config = parts.document(t::OCI_CONFIG, json::compact(&config), "exporting attestation config");
         manifest = ImageManifest::new(t::OCI_MANIFEST, config, layers);
     }

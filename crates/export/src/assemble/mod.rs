@@ -141,7 +141,8 @@ pub fn assemble(input: &Input, attrs: &ImageAttrs) -> Result<Assembled> {
 fn check(input: &Input, attrs: &ImageAttrs) -> Result<()> {
     let annotations = &attrs.annotations;
     for platform in annotations.images.keys().flatten() {
-        if !input.images.iter().any(|i| i.platform.platform.same(platform)) {
+        // A single image is built for any of the platforms that clients note things for.
+        if input.several && !input.images.iter().any(|i| i.platform.platform.same(platform)) {
             return Err(Error::AnnotationPlatform(platform.to_string()));
         }
     }

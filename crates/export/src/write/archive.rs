@@ -153,6 +153,7 @@ pub(super) fn read_error(error: std::io::Error, desc: &Descriptor) -> Error {
 fn header(name: &str, content: &Content, size: u64) -> Result<Bytes> {
     let (kind, mode) = match content {
         Content::Directory => (tar::EntryKind::Dir, 0o755),
+        Content::Bytes(_) if name == LAYOUT.0 => (tar::EntryKind::File, 0o444),
         Content::Bytes(_) => (tar::EntryKind::File, 0o644),
         Content::Blob(_) => (tar::EntryKind::File, 0o444),
     };

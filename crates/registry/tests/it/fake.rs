@@ -58,6 +58,7 @@ struct State {
     faults: Vec<(&'static str, Fault, usize)>,
     log: Vec<String>,
     violations: Vec<String>,
+    lists_referrers: bool,
     tokens: HashMap<String, String>,
     requests: usize,
 }
@@ -107,6 +108,18 @@ impl Fake {
             manifests.insert((repository.to_owned(), name), (media_type.to_owned(), bytes.clone()));
         }
         desc
+    }
+
+    /// From now on manifests are listed with those of their subjects, and the client is told so.
+    pub fn list_referrers(&self) {
+        self.state.lock().unwrap().lists_referrers = true;
+    }
+
+    /// The manifest that a name stands for.
+    pub fn stored(&self, repository: &str, name: &str) -> Option<serde_json::Value> {
+        let state = self.state.lock().unwrap();
+        let (_, bytes) = state.manifests.get(&(repository.to_owned(), name.to_owned()))?;
+        Some(serde_json::from_slice(bytes).unwrap())
     }
 
     pub fn has_blob(&self, repository: &str, digest: &Digest) -> bool {
@@ -283,7 +296,12 @@ impl Fake {
                 }
             }
             let desc = self.manifest(repository, item, &media_type, bytes);
-            return with(reply(201, ""), "docker-content-digest", desc.digest.as_str());
+            let answer = with(reply(201, ""), "docker-content-digest", desc.digest.as_str());
+            let lists = self.state.lock().unwrap().lists_referrers;
+            return match value["subject"]["digest"].as_str().filter(|_| lists) {
+                Some(subject) => with(answer, "oci-subject", subject),
+                None => answer,
+            };
         }
         let accepts = request.headers().get_all(header::ACCEPT).iter().count();
         if accepts < 2 {

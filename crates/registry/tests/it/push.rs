@@ -153,3 +153,55 @@ async fn manifests_go_by_tag_or_digest() {
     let error = client.push_manifest(&name(&fake, "b:v1"), media_types::OCI_MANIFEST, bytes).await.unwrap_err();
     assert!(error.to_string().contains("400 Bad Request: MANIFEST_BLOB_UNKNOWN: blob unknown"), "{error}");
 }
+
+/// A manifest about `subject`, with its entry in lists.
+fn about(subject: &Descriptor, note: &str) -> (Descriptor, Bytes) {
+    let config = Descriptor::of(media_types::OCI_EMPTY, b"{}");
+    let mut manifest = ImageManifest::new(media_types::OCI_MANIFEST, config, Vec::new());
+    manifest.artifact_type = Some("example/note".to_owned());
+    manifest.subject = Some(subject.clone());
+    manifest.annotations.insert("note".to_owned(), note.to_owned());
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let listed = Descriptor::of(media_types::OCI_MANIFEST, &bytes).with_annotation("note", note);
+    (listed, bytes.into())
+}
+
+#[tokio::test]
+async fn referrers_are_listed_by_the_registry_or_under_a_tag() {
+    let subject = Descriptor::of(media_types::OCI_MANIFEST, b"the subject");
+    let tag = subject.digest.to_string().replace(':', "-");
+    let notes = |list: &serde_json::Value| {
+        let entries = list["manifests"].as_array().unwrap().iter();
+        entries.map(|e| e["annotations"]["note"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for lists in [true, false] {
+        let fake = Fake::start(Access::Open).await;
+        if lists {
+            fake.list_referrers();
+        }
+        let (client, name) = (client(anonymous()), name(&fake, "app:1"));
+        for note in ["one", "two", "one"] {
+            let (listed, bytes) = about(&subject, note);
+            client.push_referrer(&name, &subject.digest, &listed, bytes).await.unwrap();
+            assert!(fake.stored("app", listed.digest.as_str()).is_some());
+        }
+        let list = fake.stored("app", &tag);
+        match lists {
+            true => assert_eq!(list, None, "a registry that lists needs no tag"),
+            false => {
+                let list = list.unwrap();
+                assert_eq!(list["mediaType"], media_types::OCI_INDEX);
+                assert_eq!(notes(&list), ["one", "two"], "each once, whoever was there stays");
+            }
+        }
+        // Something else under the tag is nobody's list, and is replaced.
+        fake.manifest("app", &tag, media_types::OCI_MANIFEST, "[]");
+        let (listed, bytes) = about(&subject, "three");
+        client.push_referrer(&name, &subject.digest, &listed, bytes).await.unwrap();
+        let list = fake.stored("app", &tag).unwrap();
+        assert_eq!(
+            if lists { Vec::new() } else { notes(&list) },
+            if lists { vec![] } else { vec!["three".to_owned()] }
+        );
+    }
+}

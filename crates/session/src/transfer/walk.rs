@@ -17,6 +17,9 @@ use std::{
     vec,
 };
 
+/// Mode of files that exist in memory only: what clients get beside a result is for those who asked for it.
+const FROM_MEMORY: u32 = 0o600;
+
 /// Changes the description of an entry on its way out; `false` leaves the entry, and for a directory all
 /// that is in it, out.
 pub type StatMap = Arc<dyn Fn(&mut Stat) -> bool + Send + Sync>;
@@ -213,7 +216,7 @@ impl Walker<'_, '_> {
             Child::Memory(name, data) => {
                 let path = format!("{}{name}", level.path);
                 if self.filter.entry(&path, false, &level.state).emit {
-                    let stat = Stat { path, mode: 0o644, size: data.len() as i64, ..Stat::default() };
+                    let stat = Stat { path, mode: FROM_MEMORY, size: data.len() as i64, ..Stat::default() };
                     self.list(levels, stat, Some(Content::Memory(data)))?;
                 }
                 return Ok(None);
