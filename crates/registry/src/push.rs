@@ -120,13 +120,24 @@ impl Client {
         let endpoint = self.push_endpoint(name)?;
         let selector = name.tag().map_or_else(|| desc.digest.to_string(), str::to_owned);
         let url = endpoint.url(&self.shared, name, "manifests", &selector)?;
-        let call = Call::new(Method::PUT, url, Scopes::push(&endpoint.repository(name)))
-            .header(CONTENT_TYPE, media_type)
-            .payload(Payload::Bytes(bytes));
-        let answer = self.send(&endpoint, call).await?;
-        if !answer.response.status().is_success() {
-            return Err(self.refused(&endpoint, &Method::PUT, answer, &name.to_string()).await);
-        }
+        let mut failures = 0;
+        let answer = loop {
+            let call = Call::new(Method::PUT, url.clone(), Scopes::push(&endpoint.repository(name)))
+                .header(CONTENT_TYPE, media_type)
+                .payload(Payload::Bytes(bytes.clone()));
+            let answer = self.send(&endpoint, call).await?;
+            if answer.response.status().is_success() {
+                break answer;
+            }
+            let error = self.refused(&endpoint, &Method::PUT, answer, &name.to_string()).await;
+            // The digest is right. Registries that write blobs in place say this while somebody else stores the same one.
+            let raced = matches!(&error, Error::Status(exchange) if exchange.code.as_deref() == Some("DIGEST_INVALID"));
+            failures += 1;
+            match self.options().backoff.pause(failures, None).filter(|_| raced) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error),
+            }
+        };
         let listed = answer.response.headers().contains_key(SUBJECT);
         let said = answer.response.headers().get(CONTENT_DIGEST).and_then(|v| v.to_str().ok()?.parse::<Digest>().ok());
         match said {

@@ -154,6 +154,21 @@ async fn manifests_go_by_tag_or_digest() {
     assert!(error.to_string().contains("400 Bad Request: MANIFEST_BLOB_UNKNOWN: blob unknown"), "{error}");
 }
 
+#[tokio::test]
+async fn a_manifest_that_somebody_else_stores_at_the_same_time_is_sent_again() {
+    let fake = Fake::start(Access::Open).await;
+    let (client, name) = (client(anonymous()), name(&fake, "app:1"));
+    let said = |code: &'static str, times| {
+        fake.fault("PUT /v2/app/manifests", Fault::Status(400, Vec::new(), code), times);
+    };
+    let (_, bytes) = about(&Descriptor::of(media_types::OCI_MANIFEST, b"x"), "n");
+    said(r#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}"#, 2);
+    client.push_manifest(&name, media_types::OCI_MANIFEST, bytes.clone()).await.unwrap();
+    assert!(fake.stored("app", "1").is_some());
+    said(r#"{"errors":[{"code":"MANIFEST_INVALID","message":"no"}]}"#, 1);
+    client.push_manifest(&name, media_types::OCI_MANIFEST, bytes).await.unwrap_err();
+}
+
 /// A manifest about `subject`, with its entry in lists.
 fn about(subject: &Descriptor, note: &str) -> (Descriptor, Bytes) {
     let config = Descriptor::of(media_types::OCI_EMPTY, b"{}");
