@@ -536,7 +536,10 @@ impl Bridge {
         let mut source = pb::SourceOp { identifier: format!("{scheme}{reference}"), attrs: BTreeMap::new() };
         let platform = options.platform.as_ref().map(cooper_llb::platform_to_pb);
         let checked = self.check_source(&mut source, platform, &options.policies).await;
-        checked.map_err(|e| e.context("could not resolve image due to policy"))?;
+        checked.map_err(|e| {
+            let e = e.context("could not resolve image due to policy");
+            e.context(format!("failed to resolve source metadata for {reference}"))
+        })?;
         let allowed = source.identifier.strip_prefix(scheme).ok_or_else(|| {
             BuildError::refused(format!("image {reference} was replaced by {}, which is no image", source.identifier))
         })?;

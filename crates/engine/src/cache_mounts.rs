@@ -13,7 +13,7 @@ use cooper_solver::OpContext;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,8 +23,33 @@ use std::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-/// Who may use a cache directory at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What identifies a cache mount: its id and what it was seeded from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheKey(String);
+
+/// A cache mount that a step has.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The client's name for it.
+    pub id: String,
+    /// What it holds when it is new.
+    pub seed: Tree,
+    /// Who may use it meanwhile.
+    pub sharing: Sharing,
+}
+
+impl Wanted {
+    /// What identifies it.
+    pub fn key(&self) -> CacheKey {
+        let mut digester = Digester::default();
+        digester.update_field(&self.id);
+        self.seed.ids().iter().for_each(|layer| digester.update_field(layer.as_str()));
+        CacheKey(digester.finish().hex().to_owned())
+    }
+}
+
+/// Who may use a cache directory at the same time; later ones are stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
     /// Everyone.
     Shared,
@@ -123,26 +148,47 @@ impl CacheMounts {
         Ok(Self { root, meta, dirs: Mutex::new(dirs) })
     }
 
-    /// A directory for the mount `id`, made from `seed` when it is new.
+    /// Directories for all cache mounts of one step, by their keys.
+    ///
+    /// A step that mounts a directory twice has it once, under the stricter of the two rules. Everyone takes locks in
+    /// the same order, so that no two steps wait for each other.
     pub async fn acquire(
+        worker: &Arc<Worker>,
+        wanted: Vec<Wanted>,
+        cx: &OpContext<Build>,
+    ) -> Result<HashMap<CacheKey, Arc<CacheLease>>, StepError> {
+        let mut unique: BTreeMap<CacheKey, Wanted> = BTreeMap::new();
+        for one in wanted {
+            let known = unique.entry(one.key()).or_insert_with(|| one.clone());
+            known.sharing = known.sharing.max(one.sharing);
+        }
+        let mut leases = HashMap::with_capacity(unique.len());
+        for (key, one) in unique {
+            let lease = worker.caches.acquire_one(worker, &key, one, cx).await?;
+            leases.insert(key, Arc::new(lease));
+        }
+        Ok(leases)
+    }
+
+    /// A directory, made from the seed when it is new.
+    async fn acquire_one(
         &self,
         worker: &Arc<Worker>,
-        id: &str,
-        seed: &Tree,
-        sharing: Sharing,
+        key: &CacheKey,
+        wanted: Wanted,
         cx: &OpContext<Build>,
     ) -> Result<CacheLease, StepError> {
-        let mut digester = Digester::default();
-        digester.update_field(id);
-        seed.ids().iter().for_each(|layer| digester.update_field(layer.as_str()));
-        let key = digester.finish().hex().to_owned();
-        if let Some(dir) = self.pick(&key, sharing) {
+        let sharing = wanted.sharing;
+        if let Some(dir) = self.pick(&key.0, sharing) {
             return Self::lease(self, dir, sharing).await;
         }
-        worker.bring(seed, cx).await?;
-        let dir = self.create(worker, &key, id, seed)?;
+        worker.bring(&wanted.seed, cx).await?;
+        let (own, new_key) = (worker.clone(), key.0.clone());
+        let create = move || own.caches.create(&own, &new_key, &wanted.id, &wanted.seed);
+        let made = tokio::task::spawn_blocking(create).await;
+        let dir = made.map_err(StepError::while_doing("cannot make a cache mount"))??;
         // Somebody may have made one meanwhile; for shared and locked mounts the first one counts.
-        let dir = self.publish(&key, dir, sharing);
+        let dir = self.publish(&key.0, dir, sharing);
         Self::lease(self, dir, sharing).await
     }
 

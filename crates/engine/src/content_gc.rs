@@ -18,8 +18,21 @@ pub fn collect(engine: &EngineInner) {
         named.extend(layer.record().blobs.into_values().map(|d| d.digest));
         named.extend(layer.provider().map(|p| p.descriptor.digest));
     }
-    for image in engine.worker.names.all() {
-        name_image(engine, &image, true, &mut named);
+    let mut names = engine.worker.names.all();
+    names.sort_by_key(|(name, _)| name.contains('@'));
+    for (name, image) in names {
+        if !name.contains('@') {
+            name_image(engine, &image, true, &mut named);
+            continue;
+        }
+        // What a repository is known to have counts as long as a layer of it is here for another reason.
+        let mut documents = HashSet::new();
+        name_image(engine, &image, true, &mut documents);
+        if documents.iter().any(|digest| named.contains(digest)) {
+            name_image(engine, &image, false, &mut named);
+        } else {
+            engine.worker.names.forget(&name);
+        }
     }
     // Records keep the documents of their results, not the layers.
     named.extend(engine.history.own_blobs());

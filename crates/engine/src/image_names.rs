@@ -32,9 +32,16 @@ impl ImageNames {
         }
     }
 
-    /// What every name stands for.
-    pub fn all(&self) -> Vec<Descriptor> {
-        self.names.read().values().cloned().collect()
+    /// Forgets a name.
+    pub fn forget(&self, name: &str) {
+        if self.names.write().remove(name).is_some() {
+            self.meta.delete(Table::Images, name);
+        }
+    }
+
+    /// Every name, and what it stands for.
+    pub fn all(&self) -> Vec<(String, Descriptor)> {
+        self.names.read().iter().map(|(name, desc)| (name.clone(), desc.clone())).collect()
     }
 }
 

@@ -123,6 +123,12 @@ pub struct LayerRecord {
     /// Whether the layer holds deletions of what lies below it wherever it lies: it was made on nothing.
     #[serde(default)]
     pub loose: bool,
+    /// The whole stack that the layer was made on, the bottom first, when its parent and what that lies on is not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Vec<LayerId>>,
+    /// The layer that this one says the same as, in a form that can lie on anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form_of: Option<LayerId>,
 }
 
 impl LayerRecord {
@@ -143,6 +149,8 @@ impl LayerRecord {
             empty: None,
             size: None,
             loose: false,
+            base: None,
+            form_of: None,
         }
     }
 }
@@ -177,8 +185,8 @@ pub struct Layer {
     pub(crate) unpacking: tokio::sync::Mutex<()>,
     /// Serialises making blobs.
     pub(crate) packing: tokio::sync::Mutex<()>,
-    /// The layer that says the same wherever it lies, once one was needed.
-    pub(crate) portable: Mutex<Option<LayerId>>,
+    /// The layers that say the same wherever they lie, by [`crate::splice::Form`], once one was needed.
+    pub(crate) portable: Mutex<[Option<LayerId>; 2]>,
     /// The directories that hold deletions, once they were needed; they go with the layer.
     pub(crate) skeleton: Mutex<Option<Option<SnapshotId>>>,
     /// Content index of the layer's directory, once something asked for it.
@@ -225,10 +233,19 @@ impl Layer {
         self.record.lock().clone()
     }
 
-    /// Whether the layer was made on top of `below`.
-    pub fn lies_on(&self, below: Option<&LayerId>) -> bool {
+    /// Identity of what the layer says, in whatever form.
+    pub fn meaning(&self) -> LayerId {
+        self.record.lock().form_of.clone().unwrap_or_else(|| self.id.clone())
+    }
+
+    /// Whether the layer was made on the stack `below`, in which each layer lies on what it was made on.
+    pub fn lies_on(&self, below: &[Arc<Self>]) -> bool {
         let record = self.record.lock();
-        record.parents.last() == below && !record.loose
+        !record.loose
+            && match &record.base {
+                Some(base) => base.iter().eq(below.iter().map(|l| &l.id)),
+                None => record.parents.last() == below.last().map(|l| &l.id),
+            }
     }
 
     /// The snapshot, when the files are here.

@@ -42,6 +42,8 @@ mod sbom;
 mod source_access;
 mod source_meta;
 mod splice;
+#[cfg(test)]
+mod splice_tests;
 mod spool;
 mod status;
 pub mod status_log;

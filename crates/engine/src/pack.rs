@@ -8,7 +8,7 @@ use crate::{
     worker::Worker,
 };
 use cooper_content::{BlobSource, Ingest};
-use cooper_layer::{BlobInfo, Compression, DiffOptions, Encoding, Mtimes};
+use cooper_layer::{BlobInfo, Compression, DiffOptions, Encoding, Mtimes, Proof};
 use cooper_oci::{Descriptor, DiffId, annotations};
 use cooper_rooted::Root;
 use cooper_snapshot::DiffSource;
@@ -184,8 +184,8 @@ impl Worker {
 
     /// Writes an archive of the files of a tree's top layer; with it, what it is and how many entries it has.
     fn write_archive(&self, tree: &Tree, packing: Packing) -> Result<(Ingest, BlobInfo, u64), StepError> {
-        let options =
-            DiffOptions { mtimes: packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp), userxattr: self.userxattr() };
+        let mtimes = packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp);
+        let options = DiffOptions { mtimes, userxattr: self.userxattr(), ..DiffOptions::default() };
         let source = self.layers.snapshots.diff_source(&tree.snapshots()?);
         let source = source.map_err(StepError::while_doing("cannot compare snapshots"))?;
         let mut ingest = self.archive_ingest()?;
@@ -254,7 +254,9 @@ pub(crate) fn diff(
         }
         DiffSource::Trees { lower, upper } => {
             let lower = lower.as_ref().map(Root::open).transpose()?;
-            cooper_layer::diff_trees(lower.as_ref(), &Root::open(upper)?, options, out)
+            // Whole trees are copies of those that they were made on.
+            let options = DiffOptions { proof: Proof::Copy, ..*options };
+            cooper_layer::diff_trees(lower.as_ref(), &Root::open(upper)?, &options, out)
         }
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! - An opaque directory hides everything below it, not only what its base had. The layer's *portable* form names what
 //!   the base had, entry by entry.
+//! - A file that was copied up and is what it was says nothing over its base, and takes the place of another file
+//!   elsewhere. A difference leaves such entries out.
 //! - A whiteout with nothing to hide is listed by the kernel unless several layers have the directory. A *skeleton*, the
 //!   empty directories that hold whiteouts, goes under the stack when it is mounted.
 //!
@@ -13,7 +15,7 @@
 
 use crate::{
     domain::StepError,
-    layer_store::{Layer, LayerId, LayerRecord, RecordType},
+    layer_store::{Layer, LayerRecord, RecordType},
     tree::Tree,
     worker::Worker,
 };
@@ -40,18 +42,22 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> StepEr
     StepError::while_doing("cannot move a layer to another place")(error)
 }
 
+/// How a layer is to be put elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// With everything it holds: what its base had comes along.
+    Whole = 0,
+    /// What it changed, and nothing else.
+    Changes = 1,
+}
+
 impl Worker {
-    /// The layers of `tree` above the first `kept` in the form that can lie on anything. Blocks.
-    pub fn portable(self: &Arc<Self>, tree: &Tree, kept: usize) -> Result<Tree, StepError> {
+    /// The layers of `tree` above the first `kept` of its list in the form that can lie on anything. Blocks.
+    pub fn portable(self: &Arc<Self>, tree: &Tree, kept: usize, form: Form) -> Result<Tree, StepError> {
         if !self.stacks_directories() {
             return Ok(tree.clone());
         }
-        let layers = tree
-            .layers()
-            .iter()
-            .enumerate()
-            .map(|(i, layer)| if i < kept { Ok(layer.clone()) } else { self.portable_layer(layer) });
-        Ok(Tree::new(layers.collect::<Result<_, _>>()?))
+        tree.try_map(|i, layer| if i < kept { Ok(layer.clone()) } else { self.portable_layer(layer, form) })
     }
 
     /// Whether trees are overlays of directories.
@@ -59,45 +65,64 @@ impl Worker {
         self.layers.snapshots.kind() == cooper_snapshot::Overlay::KIND
     }
 
-    fn portable_layer(self: &Arc<Self>, layer: &Arc<Layer>) -> Result<Arc<Layer>, StepError> {
+    fn portable_layer(self: &Arc<Self>, layer: &Arc<Layer>, form: Form) -> Result<Arc<Layer>, StepError> {
         // The archives of images say the same; and what has no base hides nothing.
         let record = layer.record();
         if record.chain.is_some() || record.parents.is_empty() {
             return Ok(layer.clone());
         }
         let Some(snapshot) = layer.snapshot() else { return Ok(layer.clone()) };
-        let known = layer.portable.lock().clone();
+        let known = layer.portable.lock()[form as usize].clone();
         if let Some(known) = known {
-            return Ok(self.layers.get(&known).unwrap_or_else(|| layer.clone()));
+            if known == layer.id {
+                return Ok(layer.clone());
+            }
+            if let Some(made) = self.layers.get(&known) {
+                return Ok(made);
+            }
         }
         let dir = self.layers.snapshots.layer_dir(&snapshot).map_err(failed)?;
-        let marks = self.marks(&Root::open(&dir).map_err(failed)?)?;
-        if marks.opaque.is_empty() {
-            *layer.portable.lock() = Some(layer.id.clone());
-            return Ok(layer.clone());
-        }
-        let base = self.base_of(&record);
+        let root = Root::open(&dir).map_err(failed)?;
+        let marks = self.marks(&root)?;
         // Without all of its base nobody can say what the layer hides.
-        if base.layers().iter().any(|l| l.snapshot().is_none()) {
-            return Ok(layer.clone());
-        }
-        let made = self.make_portable(&dir, &marks, &base, &record)?;
-        *layer.portable.lock() = Some(made.id.clone());
+        let base = self.base_of(&record).filter(|base| base.layers().iter().all(|l| l.snapshot().is_some()));
+        let Some(base) = base else { return Ok(layer.clone()) };
+        let below = self.read(&base)?.root()?;
+        let dropped = match form {
+            Form::Whole => Vec::new(),
+            Form::Changes => {
+                let is_opaque =
+                    |dir: &Dir| cooper_fileop::stack::is_opaque(std::os::fd::AsFd::as_fd(dir), self.userxattr());
+                let (top, below) = (root.top().map_err(failed)?, below.top().map_err(failed)?);
+                cooper_layer::unchanged(&top, &below, &is_opaque).map_err(failed)?
+            }
+        };
+        let made = if marks.opaque.is_empty() && dropped.is_empty() {
+            layer.clone()
+        } else {
+            let mut said = record;
+            said.form_of = Some(layer.meaning());
+            let made = self.make_portable(&root, &marks, &dropped, &below, &said)?;
+            made.portable.lock()[form as usize] = Some(made.id.clone());
+            made
+        };
+        layer.portable.lock()[form as usize] = Some(made.id.clone());
         Ok(made)
     }
 
+    /// A copy of a layer without marks that mean something else elsewhere, and without `dropped`.
     fn make_portable(
         self: &Arc<Self>,
-        dir: &Path,
+        from: &Root,
         marks: &Marks,
-        base: &Tree,
+        dropped: &[PathBuf],
+        below: &Root,
         record: &LayerRecord,
     ) -> Result<Arc<Layer>, StepError> {
         let snapshots = &self.layers.snapshots;
         let active = snapshots.prepare(&[]).map_err(failed)?;
         let to = Root::open(active.layer_dir()).map_err(failed)?;
-        clone_tree(&Root::open(dir).map_err(failed)?, &to, CloneMode::HardLink).map_err(failed)?;
-        let below = self.read(base)?.root()?;
+        clone_tree(from, &to, CloneMode::HardLink).map_err(failed)?;
         for path in &marks.opaque {
             let target = to.open_dir_exact(path).map_err(failed)?;
             let hidden = below.open_dir_exact(path);
@@ -107,21 +132,45 @@ impl Worker {
                 hide_entries(&target, &hidden)?;
             }
         }
+        for path in dropped {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let parent = to.open_dir_exact(parent).map_err(failed)?;
+            let mtime = parent.metadata().map_err(failed)?.mtime;
+            let removed = match parent.stat(name).map_err(failed)?.kind {
+                Kind::Dir => parent.rmdir(name),
+                _ => parent.unlink(name),
+            };
+            removed.map_err(failed)?;
+            parent.as_node().and_then(|n| n.set_mtime(mtime)).map_err(failed)?;
+        }
         let snapshot = snapshots.commit(active).map_err(failed)?;
         let mut made = LayerRecord::new(RecordType::Regular, record.description.clone(), record.parents.clone());
         made.snapshot = Some(snapshot.as_str().to_owned());
+        made.base.clone_from(&record.base);
+        made.form_of.clone_from(&record.form_of);
         Ok(self.layers.add(made))
     }
 
-    /// The tree that a layer was made on, by its record.
-    fn base_of(&self, record: &LayerRecord) -> Tree {
-        let bases: Vec<Tree> = record
-            .parents
-            .iter()
-            .filter_map(|id| self.layers.get(id))
-            .map(|parent| self.base_of(&parent.record()).push(parent))
-            .collect();
-        Tree::merge(&bases)
+    /// The tree that a layer was made on, by its record; `None` when a part of it is gone.
+    fn base_of(&self, record: &LayerRecord) -> Option<Tree> {
+        if let Some(base) = &record.base {
+            return Some(Tree::new(base.iter().map(|id| self.layers.get(id)).collect::<Option<_>>()?));
+        }
+        let (mut stack, mut next) = (Vec::new(), record.parents.last().cloned());
+        while let Some(id) = next {
+            let layer = self.layers.get(&id)?;
+            let parent = layer.record();
+            if let Some(base) = parent.base {
+                let below = base.iter().rev().map(|id| self.layers.get(id)).collect::<Option<Vec<_>>>()?;
+                stack.push(layer);
+                stack.extend(below);
+                break;
+            }
+            next = parent.parents.last().cloned();
+            stack.push(layer);
+        }
+        stack.reverse();
+        Some(Tree::new(stack))
     }
 
     fn marks(&self, root: &Root) -> Result<Marks, StepError> {
@@ -166,14 +215,8 @@ impl Worker {
         if !self.stacks_directories() {
             return None;
         }
-        let mut below: Option<&LayerId> = None;
-        for (i, layer) in tree.layers().iter().enumerate() {
-            if !layer.lies_on(below) {
-                return Some(i);
-            }
-            below = Some(&layer.id);
-        }
-        None
+        let layers = tree.layers();
+        (0..layers.len()).find(|i| !layers[*i].lies_on(&layers[..*i]))
     }
 
     /// The directories of a layer that hold whiteouts, as a snapshot of its own.

@@ -7,9 +7,10 @@ use crate::{
     layer_store::{Layer, LayerRecord, LayerStore, RecordType},
     locals::Locals,
     ops::SourceOp,
+    splice::Form,
     tree::Tree,
 };
-use cooper_layer::{ApplyOptions, Compression, DiffOptions};
+use cooper_layer::{ApplyOptions, Compression, DiffOptions, Mtimes};
 use cooper_mount::Mount;
 use cooper_oci::Digest;
 use cooper_registry::{Credentials, Registry};
@@ -160,6 +161,7 @@ impl WriteTree {
             .map_err(StepError::while_doing("cannot commit a snapshot"))?;
         let mut record = LayerRecord::new(kind, description, self.base.tops());
         record.snapshot = Some(snapshot.as_str().to_owned());
+        record.base = self.base.noted_base();
         Ok(self.base.push(self.worker.layers.add(record)))
     }
 }
@@ -193,12 +195,8 @@ impl Worker {
             return Ok(tree.clone());
         }
         let doing = || "cannot take a snapshot of a received directory";
-        let mut layers = Vec::with_capacity(tree.layers().len());
-        for layer in tree.layers() {
-            let Some(dir) = layer.borrowed_dir() else {
-                layers.push(layer.clone());
-                continue;
-            };
+        tree.try_map(|_, layer| {
+            let Some(dir) = layer.borrowed_dir() else { return Ok(layer.clone()) };
             let snapshots = &self.layers.snapshots;
             let active = snapshots.prepare(&[]).map_err(StepError::while_doing(doing()))?;
             let from = Root::open(dir).map_err(StepError::while_doing(doing()))?;
@@ -209,9 +207,8 @@ impl Worker {
             let snapshot = snapshots.commit(active).map_err(StepError::while_doing(doing()))?;
             let mut record = LayerRecord::new(RecordType::LocalSource, layer.record().description, Vec::new());
             record.snapshot = Some(snapshot.as_str().to_owned());
-            layers.push(self.layers.add(record));
-        }
-        Ok(Tree::new(layers))
+            Ok(self.layers.add(record))
+        })
     }
 
     /// How layers are unpacked: as the archive says, as far as this process is permitted to.
@@ -252,7 +249,7 @@ impl Worker {
         if let Some(above) = upper.above(&lower) {
             let worker = self.clone();
             let doing = "cannot compare two file trees";
-            let moved = tokio::task::spawn_blocking(move || worker.portable(&above, 0)).await;
+            let moved = tokio::task::spawn_blocking(move || worker.portable(&above, 0, Form::Changes)).await;
             return moved.map_err(StepError::while_doing(doing))?;
         }
         futures::future::try_join(self.bring(&lower, cx), self.bring(&upper, cx)).await?;
@@ -268,11 +265,10 @@ impl Worker {
         let write = self.write(&Tree::default())?;
         let target = Root::open(write.active.layer_dir()).map_err(StepError::while_doing(doing()))?;
         let whiteouts = crate::unpack::whiteout_format(&write.active);
+        let exact = DiffOptions { mtimes: Mtimes::Exact, ..DiffOptions::default() };
         let (reader, writer) = std::io::pipe().map_err(StepError::while_doing(doing()))?;
         std::thread::scope(|scope| {
-            let produce = scope.spawn(move || {
-                cooper_layer::diff_trees(Some(&lower), &upper, &DiffOptions::default(), &mut { writer })
-            });
+            let produce = scope.spawn(move || cooper_layer::diff_trees(Some(&lower), &upper, &exact, &mut { writer }));
             let options = self.apply_options(whiteouts);
             cooper_layer::apply(reader, Some(Compression::Uncompressed), &target, &options)
                 .map_err(StepError::while_doing(doing()))?;

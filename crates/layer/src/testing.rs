@@ -39,6 +39,7 @@ pub(crate) fn archive(text: &str) -> Vec<u8> {
             uid: 0,
             gid: 0,
             mtime: 1000,
+            nanoseconds: 0,
             size: 0,
             device: (0, 0),
             xattrs: &Vec::new(),

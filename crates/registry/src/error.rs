@@ -231,9 +231,8 @@ impl Error {
             format!(" ({host} seems to speak plain HTTP: set http = true in its [registry] table)")
         } else if text.contains("invalid peer certificate") {
             format!(" (add the authority that signed it to ca in the [registry] table of {host})")
-        } else if text.contains("dns error") {
-            // Tools know a name that nobody knows by these words.
-            format!(": dial tcp: lookup {host}: no such host (is {host:?} the right name, and is there a network?)")
+        } else if let Some(hint) = unknown_host(&text, host) {
+            hint
         } else if text.contains("Connection refused") {
             format!(" (is a registry running at {host}?)")
         } else {
@@ -261,6 +260,14 @@ pub(crate) fn is_transient_status(status: StatusCode) -> bool {
 }
 
 /// An error and its causes in one line.
+/// What to say when a connection failed, by what the HTTP client says, because nobody knows the host's name. Tools know
+/// this by these words.
+pub fn unknown_host(said: &str, host: &str) -> Option<String> {
+    said.contains("dns error").then(|| {
+        format!(": dial tcp: lookup {host}: no such host (is {host:?} the right name, and is there a network?)")
+    })
+}
+
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -29,7 +29,7 @@ pub use client::{Client, Options, Registry};
 pub use credentials::{Anonymous, Credential, Credentials, CredentialsError, Secret, Token, TokenRequest};
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use download::Repository;
-pub use error::{Error, Exchange};
+pub use error::{Error, Exchange, unknown_host};
 pub use hosts::{HostConfig, HostsConfig, KeyPair};
 pub use push::{Progress, Pushed};
 pub use resolve::{MAX_DOCUMENT, Resolved, document_type};

@@ -66,6 +66,8 @@ pub struct Metadata {
     pub blocks: u64,
     /// Modification time in nanoseconds since 1970, saturating (years 1677 to 2262).
     pub mtime: i64,
+    /// When anything of the object changed last, as `mtime`; nobody can set it.
+    pub ctime: i64,
     /// Device number of a device node ([`device_parts`] splits it), else 0.
     pub rdev: u64,
     /// Inode number, unique with `dev`.
@@ -83,7 +85,7 @@ impl Metadata {
     pub(crate) fn of(stat: &Stat) -> Self {
         let kind = Kind::of(FileType::from_raw_mode(stat.st_mode)).unwrap_or(Kind::Socket);
         let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-        let seconds = stat.st_mtime as i64;
+        let time = |seconds: i64, fraction: i64| seconds.saturating_mul(1_000_000_000).saturating_add(fraction);
         Self {
             kind,
             mode: stat.st_mode & 0o7777,
@@ -91,7 +93,8 @@ impl Metadata {
             gid: stat.st_gid,
             size: stat.st_size as u64,
             blocks: stat.st_blocks as u64,
-            mtime: seconds.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64),
+            mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
             rdev: if device { stat.st_rdev as u64 } else { 0 },
             ino: stat.st_ino as u64,
             dev: stat.st_dev as u64,

@@ -18,6 +18,10 @@ const DEFAULT_PARENT: &str = "cooper";
 /// Controllers that limits or statistics need.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
+/// Controllers of version 1 that only a step without restrictions gets to see.
+const OTHERS: [&str; 8] =
+    ["cpuacct", "devices", "freezer", "hugetlb", "net_cls", "net_prio", "perf_event", "name=systemd"];
+
 /// What is mounted on this machine.
 #[derive(Debug, Default)]
 pub(crate) struct Hierarchies {
@@ -25,6 +29,17 @@ pub(crate) struct Hierarchies {
     unified: Option<PathBuf>,
     /// Mount points of version 1 by controller.
     legacy: BTreeMap<String, PathBuf>,
+    /// The same for controllers that nothing here needs.
+    others: BTreeMap<String, PathBuf>,
+}
+
+/// Which groups a container gets where each controller has a hierarchy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those that its limits and its parent ask for.
+    Needed,
+    /// All: the container is to see and change them.
+    All,
 }
 
 impl Hierarchies {
@@ -45,6 +60,8 @@ impl Hierarchies {
                         let name = if option == "blkio" { "io" } else { option };
                         if CONTROLLERS.contains(&name) {
                             found.legacy.insert(name.to_owned(), PathBuf::from(at));
+                        } else if OTHERS.contains(&name) {
+                            found.others.insert(name.to_owned(), PathBuf::from(at));
                         }
                     }
                 }
@@ -72,6 +89,7 @@ impl Hierarchies {
         parent: Option<&str>,
         id: &str,
         limits: &Resources,
+        extent: Extent,
         note: &Path,
     ) -> (Option<Cgroup>, Vec<String>) {
         let path = match relative(parent, id) {
@@ -80,7 +98,7 @@ impl Hierarchies {
         };
         let mut warnings = Vec::new();
         let wanted = parent.is_some() || *limits != Resources::default();
-        let roots = self.roots(parent.is_some(), limits);
+        let roots = self.roots(parent.is_some(), limits, extent);
         if !roots.is_empty() {
             let dirs: Vec<_> = roots.iter().map(|(_, root)| root.join(&path).display().to_string()).collect();
             if let Err(error) = fs::write(note, dirs.join("\n")) {
@@ -91,9 +109,10 @@ impl Hierarchies {
         for (controller, root) in roots {
             let made = match controller {
                 None => make_unified(root, &path).map(|dir| group.unified = Some(dir)),
-                Some(name) => {
-                    make_legacy(root, &path, name == "cpuset").map(|dir| group.legacy.push((name.to_owned(), dir)))
-                }
+                Some(name) => make_legacy(root, &path, name == "cpuset").map(|dir| {
+                    let hierarchy = root.file_name().unwrap_or_default().to_owned();
+                    group.legacy.push(Legacy { controller: name.to_owned(), hierarchy, dir });
+                }),
             };
             if let Err(e) = made
                 && wanted
@@ -111,11 +130,13 @@ impl Hierarchies {
     }
 
     /// The hierarchies that a container gets a group in, those of version 1 with their controller.
-    fn roots(&self, parent: bool, limits: &Resources) -> Vec<(Option<&str>, &Path)> {
+    fn roots(&self, parent: bool, limits: &Resources, extent: Extent) -> Vec<(Option<&str>, &Path)> {
         if let Some(root) = &self.unified {
             return vec![(None, root)];
         }
-        let legacy = self.legacy.iter().filter(|(controller, _)| parent || needs(limits, controller));
+        let all = extent == Extent::All;
+        let legacy = self.legacy.iter().filter(|(controller, _)| all || parent || needs(limits, controller));
+        let legacy = legacy.chain(self.others.iter().filter(|_| all));
         legacy.map(|(controller, root)| (Some(controller.as_str()), root.as_path())).collect()
     }
 }
@@ -250,15 +271,24 @@ fn needs(limits: &Resources, controller: &str) -> bool {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cgroup {
     unified: Option<PathBuf>,
-    legacy: Vec<(String, PathBuf)>,
+    legacy: Vec<Legacy>,
+}
+
+/// A group of version 1.
+#[derive(Debug, Clone)]
+pub(crate) struct Legacy {
+    controller: String,
+    /// The name of the directory where the hierarchy is mounted.
+    pub(crate) hierarchy: std::ffi::OsString,
+    pub(crate) dir: PathBuf,
 }
 
 impl Cgroup {
     fn apply(&self, setting: &Setting) -> io::Result<()> {
-        let legacy = self.legacy.iter().find(|(controller, _)| controller == setting.controller);
+        let legacy = self.legacy.iter().find(|group| group.controller == setting.controller);
         let (dir, (file, value)) = match (&self.unified, legacy) {
             (Some(dir), _) => (dir, &setting.unified),
-            (None, Some((_, dir))) => (dir, &setting.legacy),
+            (None, Some(group)) => (&group.dir, &setting.legacy),
             (None, None) => {
                 let why = format!("this machine offers no {} controller", setting.controller);
                 return Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -275,7 +305,12 @@ impl Cgroup {
 
     /// Every directory of the group.
     pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.unified.iter().chain(self.legacy.iter().map(|(_, dir)| dir)).map(PathBuf::as_path)
+        self.unified.iter().chain(self.legacy.iter().map(|group| &group.dir)).map(PathBuf::as_path)
+    }
+
+    /// The groups of version 1.
+    pub(crate) fn legacy(&self) -> &[Legacy] {
+        &self.legacy
     }
 
     /// The directory in which a process can be born.
@@ -289,7 +324,7 @@ impl Cgroup {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         self.legacy
             .iter()
-            .map(|(_, dir)| Ok(rustix::fs::open(dir.join("cgroup.procs"), flags, Mode::empty())?))
+            .map(|group| Ok(rustix::fs::open(group.dir.join("cgroup.procs"), flags, Mode::empty())?))
             .collect()
     }
 
@@ -304,7 +339,7 @@ impl Cgroup {
     }
 
     fn dir_of(&self, controller: &str) -> Option<&Path> {
-        self.legacy.iter().find(|(c, _)| c == controller).map(|(_, dir)| dir.as_path())
+        self.legacy.iter().find(|group| group.controller == controller).map(|group| group.dir.as_path())
     }
 
     /// What the group has used so far.
@@ -328,9 +363,8 @@ impl Cgroup {
     /// Ends what still runs in the group, then removes it. What can't be removed now is left for the next start.
     pub(crate) fn remove(&self) {
         for dir in self.dirs() {
-            match fs::remove_dir(dir) {
+            match remove_groups(dir) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::debug!(dir = %dir.display(), %error, "a cgroup stays until the next start"),
             }
         }
@@ -345,9 +379,20 @@ pub(crate) fn remove_stale(dir: &Path) -> bool {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
+    remove_groups(dir).is_ok()
+}
+
+/// Removes a group with those that the container made in it. Nothing there is fine.
+fn remove_groups(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path())?;
+        }
+    }
     match fs::remove_dir(dir) {
-        Err(e) => e.kind() == io::ErrorKind::NotFound,
-        Ok(()) => true,
+        // Two controllers may share a hierarchy.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

@@ -2,7 +2,7 @@
 //! step written down, before any process exists.
 
 use crate::abilities::Abilities;
-use crate::cgroup::{Cgroup, Hierarchies};
+use crate::cgroup::{Cgroup, Extent, Hierarchies};
 use crate::child::{Program, Source, Step};
 use crate::devices;
 use crate::error::{Error, Result};
@@ -210,7 +210,8 @@ impl<'a> Builder<'a> {
         init: &ProcessSpec,
         io: ProcessIo,
     ) -> std::result::Result<Plan, Refused> {
-        let prepared = self.surroundings(hierarchies, init);
+        let (cgroup, warnings) = self.cgroup(hierarchies);
+        let prepared = self.surroundings(hierarchies, cgroup.as_ref(), init);
         let (terminals, cwd) = match prepared {
             Ok(prepared) => prepared,
             Err(Error::Mount { source, .. })
@@ -220,14 +221,36 @@ impl<'a> Builder<'a> {
             {
                 return Err(Refused::ReadOnly(io));
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => {
+                cgroup.iter().for_each(Cgroup::remove);
+                return Err(e.into());
+            }
         };
-        Ok(self.assemble(hierarchies, init, io, terminals, &cwd)?)
+        let group = cgroup.clone();
+        let plan = self.assemble(init, io, terminals, &cwd, (cgroup, warnings));
+        Ok(plan.inspect_err(|_| group.iter().for_each(Cgroup::remove))?)
+    }
+
+    /// The container's group, made before anything of it is shown.
+    fn cgroup(&self, hierarchies: &Hierarchies) -> (Option<Cgroup>, Vec<String>) {
+        let spec = self.spec;
+        let state = Path::new(OsStr::from_bytes(self.state.as_bytes()));
+        let note = crate::namespaces::cgroup_records(state).join(&spec.id);
+        let extent = if spec.security == Security::Insecure { Extent::All } else { Extent::Needed };
+        hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources, extent, &note)
     }
 
     /// Everything that makes mount points.
-    fn surroundings(&mut self, hierarchies: &Hierarchies, init: &ProcessSpec) -> Result<(Arc<OwnedFd>, PathBuf)> {
+    fn surroundings(
+        &mut self,
+        hierarchies: &Hierarchies,
+        cgroup: Option<&Cgroup>,
+        init: &ProcessSpec,
+    ) -> Result<(Arc<OwnedFd>, PathBuf)> {
         let terminals = self.system_mounts(hierarchies)?;
+        if let Some(cgroup) = cgroup.filter(|_| self.spec.security == Security::Insecure) {
+            self.legacy_groups(cgroup)?;
+        }
         if self.spec.network_files {
             self.network_files()?;
         }
@@ -346,6 +369,33 @@ impl<'a> Builder<'a> {
         Ok(terminals)
     }
 
+    /// The container's groups of version 1, each where its hierarchy is mounted as a rule.
+    fn legacy_groups(&mut self, cgroup: &Cgroup) -> Result<()> {
+        const PLACE: &str = "/sys/fs/cgroup";
+        if cgroup.legacy().is_empty() {
+            return Ok(());
+        }
+        let failed = |source| Error::Mount { dest: PLACE.into(), source };
+        let groups = devices::tmpfs("755", None).map_err(failed)?;
+        let attributes = NOSUID | NOEXEC | NODEV;
+        let mut mounts = Vec::new();
+        for group in cgroup.legacy() {
+            match rustix::fs::mkdirat(&groups, group.hierarchy.as_os_str(), Mode::from_raw_mode(0o755)) {
+                // Several controllers share a hierarchy.
+                Err(rustix::io::Errno::EXIST) => continue,
+                made => made.map_err(|e| failed(e.into()))?,
+            }
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = rustix::mount::open_tree(CWD, &group.dir, flags).map_err(|e| failed(e.into()))?;
+            raw::set_mount(tree.as_fd(), attributes, 0).map_err(failed)?;
+            mounts.push(Step::Attach(Arc::new(tree), target(&Path::new(PLACE).join(&group.hierarchy))?));
+        }
+        raw::set_mount(groups.as_fd(), attributes, 0).map_err(failed)?;
+        self.later.push(Step::Attach(Arc::new(groups), target(Path::new(PLACE))?));
+        self.later.extend(mounts);
+        Ok(())
+    }
+
     fn network_files(&mut self) -> Result<()> {
         let hosts = files::hosts(&self.spec.hostname, &self.spec.extra_hosts);
         let resolv = files::resolv_conf(self.spec.dns.as_ref(), &self.spec.network);
@@ -446,11 +496,11 @@ impl<'a> Builder<'a> {
     /// Orders the steps and adds those of the process.
     fn assemble(
         mut self,
-        hierarchies: &Hierarchies,
         init: &ProcessSpec,
         io: ProcessIo,
         terminals: Arc<OwnedFd>,
         cwd: &Path,
+        (cgroup, warnings): (Option<Cgroup>, Vec<String>),
     ) -> Result<Plan> {
         let sealed = self.spec.readonly_rootfs || self.spec.rootfs.readonly();
         let writable = self.scratch.is_some() || !self.spec.rootfs.readonly();
@@ -459,9 +509,6 @@ impl<'a> Builder<'a> {
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
-        let state_dir = Path::new(OsStr::from_bytes(state.as_bytes()));
-        let note = crate::namespaces::cgroup_records(state_dir).join(&spec.id);
-        let (cgroup, warnings) = hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources, &note);
         let (birthplace, doors) = match &cgroup {
             Some(group) => (
                 group.birthplace().map_err(Error::setup("open the cgroup"))?,

@@ -82,6 +82,29 @@ fn cache_mounts_last_and_stay_out_of_images() {
     }
 }
 
+/// Neither a step that has a locked cache in two places waits for itself, nor do two steps that name the same caches in
+/// opposite order wait for each other.
+#[test]
+fn locked_cache_mounts_make_no_circles() {
+    let shop = workshop();
+    let cache = |id: &str, at: &str| format!("--mount=type=cache,id={id},target={at},sharing=locked");
+    let (x, y) = (|at| cache("x", at), |at| cache("y", at));
+    let context = shop.dockerfile(&format!(
+        "RUN {} {} touch /1/f && ls /2 > /seen\n\
+         FROM base AS b\nRUN {} {} sleep 0.3 && echo b > /b\n\
+         FROM base AS c\nRUN {} {} sleep 0.3 && echo c > /c\n\
+         FROM base\nCOPY --from=b /b /\nCOPY --from=c /c /\nCOPY --from=base /seen /\n",
+        x("/1"),
+        x("/2"),
+        x("/1"),
+        y("/2"),
+        y("/1"),
+        x("/2"),
+    ));
+    outcome(shop.build(&context).arg("-o").arg(local(&shop.path("out")))).ok();
+    assert_eq!(["b", "c", "seen"].map(|f| read(shop.path(&format!("out/{f}")))), ["b\n", "c\n", "f\n"]);
+}
+
 #[test]
 fn secrets_are_neither_stored_nor_part_of_the_cache_key() {
     let shop = workshop();

@@ -2,6 +2,7 @@
 
 use crate::{
     domain::{Build, StepError},
+    splice::Form,
     tree::Tree,
     worker::Worker,
 };
@@ -59,8 +60,8 @@ impl Op<Build> for CombineOp {
                     for (i, input) in inputs.iter().enumerate() {
                         // The first input lies where it lay; the others lie on it now.
                         let part = worker.own(input)?;
-                        let kept = if i == 0 { part.layers().len() } else { 0 };
-                        parts.push(worker.portable(&part, kept)?);
+                        let kept = if i == 0 { usize::MAX } else { 0 };
+                        parts.push(worker.portable(&part, kept, Form::Whole)?);
                     }
                     Ok::<_, StepError>(Tree::merge(&parts))
                 };

@@ -2,7 +2,7 @@
 
 use super::exec::{input_of, output_of};
 use crate::{
-    cache_mounts::{CacheLease, Sharing},
+    cache_mounts::{CacheKey, CacheLease, CacheMounts, Sharing, Wanted},
     domain::{Build, StepError},
     log_mask::LogMask,
     tree::Tree,
@@ -14,6 +14,7 @@ use cooper_rooted::Root;
 use cooper_sandbox::{ContainerMount, MountKind};
 use cooper_solver::OpContext;
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -42,7 +43,7 @@ enum Slot {
     /// A tree whose changes are kept or discarded.
     Write(WriteTree),
     /// A cache directory.
-    Cache(CacheLease),
+    Cache(Arc<CacheLease>),
     /// Nothing that outlives the process.
     None,
 }
@@ -68,24 +69,28 @@ impl Prepared {
         };
         let used = mounts.iter().filter_map(|m| inputs.get(input_of(m.input)?));
         futures::future::try_join_all(used.map(|tree| worker.bring(tree, cx))).await?;
+        let caches = mounts.iter().filter(|m| m.mount_type() == pb::MountType::Cache);
+        let caches = caches.map(|m| wanted_cache(m, input_tree(m, inputs)?)).collect::<Result<_, StepError>>()?;
+        let caches = CacheMounts::acquire(worker, caches, cx).await?;
         for mount in mounts {
-            prepared.add(mount, inputs, cx).await?;
+            prepared.add(mount, inputs, &caches, cx).await?;
         }
         // The root comes first, and parents come before what lies below them.
         prepared.mounts.sort_by_key(|m| m.dest.components().count());
         Ok(prepared)
     }
 
-    async fn add(&mut self, mount: &pb::Mount, inputs: &[Tree], cx: &OpContext<Build>) -> Result<(), StepError> {
-        let tree = match input_of(mount.input) {
-            Some(i) => inputs.get(i).cloned().ok_or_else(|| {
-                StepError::refused(format!("mount {} reads input {i}, but the step has {}", mount.dest, inputs.len()))
-            })?,
-            None => Tree::default(),
-        };
+    async fn add(
+        &mut self,
+        mount: &pb::Mount,
+        inputs: &[Tree],
+        caches: &Caches,
+        cx: &OpContext<Build>,
+    ) -> Result<(), StepError> {
+        let tree = input_tree(mount, inputs)?;
         let slot = match mount.mount_type() {
             pb::MountType::Bind => self.bind(mount, tree)?,
-            pb::MountType::Cache => self.cache(mount, tree, cx).await?,
+            pb::MountType::Cache => self.cache(mount, tree, caches)?,
             pb::MountType::Tmpfs => {
                 let size = mount.tmpfs_opt.as_ref().map(|o| o.size).filter(|s| *s > 0).map(|s| s as u64);
                 if mount.dest == "/dev/shm" {
@@ -131,17 +136,11 @@ impl Prepared {
         Ok(slot)
     }
 
-    async fn cache(&mut self, mount: &pb::Mount, seed: Tree, cx: &OpContext<Build>) -> Result<Slot, StepError> {
-        let options = mount.cache_opt.clone().unwrap_or_default();
-        let sharing = match options.sharing() {
-            pb::CacheSharingOpt::Shared => Sharing::Shared,
-            pb::CacheSharingOpt::Private => Sharing::Private,
-            pb::CacheSharingOpt::Locked => Sharing::Locked,
-        };
-        if options.id.is_empty() {
-            return Err(StepError::refused(format!("cache mount {} has no id", mount.dest)));
-        }
-        let lease = self.worker.caches.acquire(&self.worker, &options.id, &seed, sharing, cx).await?;
+    fn cache(&mut self, mount: &pb::Mount, seed: Tree, caches: &Caches) -> Result<Slot, StepError> {
+        let key = wanted_cache(mount, seed)?.key();
+        let lease = caches.get(&key).cloned().ok_or_else(|| {
+            StepError::refused(format!("the directory of cache mount {} was not asked for", mount.dest))
+        })?;
         let source = Mount::Bind { source: lease.dir().to_owned(), readonly: false };
         let subpath = PathBuf::from(&mount.selector);
         self.push(mount, MountKind::Tree { mount: source, subpath, shared: true });
@@ -250,6 +249,31 @@ impl Prepared {
         });
         remains.collect()
     }
+}
+
+/// Cache directories of one step.
+type Caches = HashMap<CacheKey, Arc<CacheLease>>;
+
+/// The tree that a mount shows at first.
+fn input_tree(mount: &pb::Mount, inputs: &[Tree]) -> Result<Tree, StepError> {
+    let Some(i) = input_of(mount.input) else { return Ok(Tree::default()) };
+    inputs.get(i).cloned().ok_or_else(|| {
+        StepError::refused(format!("mount {} reads input {i}, but the step has {}", mount.dest, inputs.len()))
+    })
+}
+
+/// The cache directory that a mount asks for.
+fn wanted_cache(mount: &pb::Mount, seed: Tree) -> Result<Wanted, StepError> {
+    let options = mount.cache_opt.clone().unwrap_or_default();
+    let sharing = match options.sharing() {
+        pb::CacheSharingOpt::Shared => Sharing::Shared,
+        pb::CacheSharingOpt::Private => Sharing::Private,
+        pb::CacheSharingOpt::Locked => Sharing::Locked,
+    };
+    if options.id.is_empty() {
+        return Err(StepError::refused(format!("cache mount {} has no id", mount.dest)));
+    }
+    Ok(Wanted { id: options.id, seed, sharing })
 }
 
 /// Directories of a mount in which the sandbox made places for other mounts, relative to the mount.

@@ -166,6 +166,7 @@ fn header(name: &str, content: &Content, size: u64) -> Result<Bytes> {
         uid: 0,
         gid: 0,
         mtime: 0,
+        nanoseconds: 0,
         size,
         device: (0, 0),
         xattrs: &Vec::new(),

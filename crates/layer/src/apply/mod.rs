@@ -207,6 +207,7 @@ mod tests {
             uid: 42,
             gid: 43,
             mtime: -5,
+            nanoseconds: 0,
             size: 0,
             device: (0, 0),
             xattrs: &xattrs,

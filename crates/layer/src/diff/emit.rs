@@ -109,6 +109,7 @@ impl<'w> Emitter<'w> {
             uid: 0,
             gid: 0,
             mtime: 0,
+            nanoseconds: 0,
             size: 0,
             device: (0, 0),
             xattrs: &Vec::new(),
@@ -186,6 +187,7 @@ fn header<'a>(
     stat: &Metadata,
     xattrs: &'a Xattrs,
 ) -> Header<'a> {
+    let (mtime, nanoseconds) = options.mtimes.of(stat.mtime);
     Header {
         name,
         kind,
@@ -193,7 +195,8 @@ fn header<'a>(
         mode: stat.mode,
         uid: stat.uid,
         gid: stat.gid,
-        mtime: options.mtimes.seconds(stat.mtime),
+        mtime,
+        nanoseconds,
         size: if kind == EntryKind::File { stat.size } else { 0 },
         device: device_parts(stat.rdev),
         xattrs,

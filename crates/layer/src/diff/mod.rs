@@ -6,9 +6,12 @@ mod emit;
 mod overlay;
 mod same;
 mod trees;
+mod unchanged;
 
 pub use overlay::diff_overlay;
+pub use same::Proof;
 pub use trees::diff_trees;
+pub use unchanged::unchanged;
 
 /// What becomes of modification times. Seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,15 +23,19 @@ pub enum Mtimes {
     Clamp(i64),
     /// All become this one.
     Set(i64),
+    /// They are written as they are, to the nanosecond: for archives that nobody else reads.
+    Exact,
 }
 
 impl Mtimes {
-    fn seconds(self, nanoseconds: i64) -> i64 {
-        let seconds = nanoseconds.div_euclid(1_000_000_000);
+    /// Seconds and nanoseconds of what is written for a time in nanoseconds.
+    fn of(self, time: i64) -> (i64, u32) {
+        let (seconds, rest) = (time.div_euclid(1_000_000_000), time.rem_euclid(1_000_000_000));
         match self {
-            Self::Keep => seconds,
-            Self::Clamp(latest) => seconds.min(latest),
-            Self::Set(all) => all,
+            Self::Keep => (seconds, 0),
+            Self::Clamp(latest) => (seconds.min(latest), 0),
+            Self::Set(all) => (all, 0),
+            Self::Exact => (seconds, rest as u32),
         }
     }
 }
@@ -40,6 +47,8 @@ pub struct DiffOptions {
     pub mtimes: Mtimes,
     /// The overlay's own attributes are `user.overlay.*` (mounted inside a user namespace).
     pub userxattr: bool,
+    /// When two files of complete trees are held to be equal; over an overlay only contents prove it.
+    pub proof: Proof,
 }
 
 /// What a difference came to.
@@ -118,7 +127,7 @@ mod tests {
         let overlay = Mount::Overlay { lower: lowers.clone(), upper: Some(upper_side), userxattr: false };
         change(&Root::from_fd(mount::detached(&overlay).unwrap()));
         let mut blob = Vec::new();
-        let options = DiffOptions { mtimes: Mtimes::Clamp(2000), userxattr: false };
+        let options = DiffOptions { mtimes: Mtimes::Clamp(2000), userxattr: false, ..DiffOptions::default() };
         let stats = diff_overlay(&upper, &lowers, &options, &mut blob).unwrap();
         assert_eq!(list(&blob), lines(expected));
         assert_eq!(stats.entries, expected.lines().filter(|l| !l.trim().is_empty()).count() as u64);
@@ -180,6 +189,63 @@ mod tests {
         );
     }
 
+    /// Two steps fit between two ticks of a file system's clock, and a copy keeps the time of what it is a copy of.
+    #[test]
+    fn equal_times_prove_nothing_unless_they_come_from_a_copy() {
+        let ((_a, lower), (_b, upper)) = (temp(), temp());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+        for (name, time) in [("fresh", now), ("old", now - 60_000_000_123)] {
+            for (root, content) in [(&lower, b"1"), (&upper, b"2")] {
+                root.write(name, content, 0o644).unwrap();
+                root.set_mtime(name, time).unwrap();
+            }
+        }
+        for (proof, expected) in [(Proof::Content, vec!["fresh", "old"]), (Proof::Copy, vec!["fresh"])] {
+            let mut blob = Vec::new();
+            diff_trees(Some(&lower), &upper, &DiffOptions { proof, ..DiffOptions::default() }, &mut blob).unwrap();
+            let found: Vec<_> = list(&blob).lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
+            assert_eq!(found, expected, "{proof:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_copied_up_for_nothing_is_told_apart() {
+        let ((lower_dir, lower), (upper_dir, upper), (work_dir, _)) = (temp(), temp(), temp());
+        let base = format!("{BASE} dir c\n file c/kept =4\n dir c/gone\n dir c/same\n dir e\n file e/1 =5\n");
+        apply(&archive(&base)[..], None, &lower, &ApplyOptions::default()).unwrap();
+        let upper_side = OverlayUpper { dir: upper_dir.path().to_owned(), work: work_dir.path().to_owned() };
+        let lowers = vec![lower_dir.path().to_owned()];
+        let overlay = Mount::Overlay { lower: lowers, upper: Some(upper_side), userxattr: false };
+        let root = Root::from_fd(mount::detached(&overlay).unwrap());
+        let (read, write) = (|p: &str| root.lstat(p).unwrap().mtime, |p: &str, t| root.set_mtime(p, t).unwrap());
+        // Moved away and back: the file is the same, only its directory's time is new.
+        root.rename("b/sub/z", "b/moved").unwrap();
+        root.rename("b/moved", "b/sub/z").unwrap();
+        // Changed and changed back.
+        root.set_mode("a/y", 0o644).unwrap();
+        root.set_mode("a/y", 0o600).unwrap();
+        // Written anew: equal content in a replaced directory.
+        let kept = read("c/kept");
+        root.remove_all("c").unwrap();
+        root.mkdir("c", 0o755).unwrap();
+        root.write("c/kept", b"4", 0o644).unwrap();
+        write("c/kept", kept);
+        root.mkdir("c/same", 0o755).unwrap();
+        // Changes stay: a second name, a deletion, other content of the same size.
+        root.hard_link("e/1", "e/2").unwrap();
+        root.remove("a/x").unwrap();
+        let opaque = |dir: &cooper_rooted::Dir| {
+            dir.xattrs()
+                .unwrap()
+                .iter()
+                .any(|(name, value)| name.as_c_str() == c"trusted.overlay.opaque" && value == b"y")
+        };
+        let mut found = unchanged(&upper.top().unwrap(), &lower.top().unwrap(), &opaque).unwrap();
+        found.sort();
+        let expected = ["a/y", "b", "b/sub", "b/sub/z", "c/kept"];
+        assert_eq!(found, expected.map(std::path::PathBuf::from));
+    }
+
     #[test]
     fn replaced_directories_are_opaque_only_over_directories() {
         check(
@@ -232,7 +298,8 @@ mod tests {
         root.set_mtime("old", -1).unwrap();
         for (mtimes, old, new) in [(Mtimes::Keep, -1, 5000), (Mtimes::Clamp(100), -1, 100), (Mtimes::Set(7), 7, 7)] {
             let mut blob = Vec::new();
-            diff_trees(None, &root, &DiffOptions { mtimes, userxattr: false }, &mut blob).unwrap();
+            diff_trees(None, &root, &DiffOptions { mtimes, userxattr: false, ..DiffOptions::default() }, &mut blob)
+                .unwrap();
             let expected = format!("file new 644 0:0 @{new}\nfile old 644 0:0 @{old}\n");
             assert_eq!(list(&blob), expected);
         }
@@ -270,7 +337,13 @@ mod tests {
         assert_eq!(Reader::new(&blob[..]).next_entry().unwrap().unwrap().size, 9 << 30);
         root.remove("big").unwrap();
         blob.clear();
-        diff_trees(None, &root, &DiffOptions { mtimes: Mtimes::Keep, userxattr: false }, &mut blob).unwrap();
+        diff_trees(
+            None,
+            &root,
+            &DiffOptions { mtimes: Mtimes::Keep, userxattr: false, ..DiffOptions::default() },
+            &mut blob,
+        )
+        .unwrap();
         let out = std::process::Command::new("tar")
             .args(["--numeric-owner", "--quoting-style=literal", "-tvf", "-"])
             .stdin({

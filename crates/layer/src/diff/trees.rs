@@ -8,7 +8,7 @@ use std::vec::IntoIter;
 use cooper_rooted::{Cursor, DirEntry, Kind, Root};
 
 use super::emit::Emitter;
-use super::same::{carried, look, same_dir, same_object};
+use super::same::{Proof, carried, look, same_dir, same_object};
 use super::{DiffOptions, DiffStats};
 use crate::error::Result;
 
@@ -18,6 +18,7 @@ pub fn diff_trees(lower: Option<&Root>, upper: &Root, options: &DiffOptions, out
         upper: Cursor::new(upper)?,
         lower: lower.map(Cursor::new).transpose()?,
         missing: 0,
+        proof: options.proof,
         emitter: Emitter::new(out, *options),
     };
     walk.run()?;
@@ -29,6 +30,7 @@ struct Walk<'w> {
     lower: Option<Cursor>,
     /// Levels of the walk that the lower tree does not have.
     missing: usize,
+    proof: Proof,
     emitter: Emitter<'w>,
 }
 
@@ -126,7 +128,7 @@ impl Walk<'_> {
         {
             let old = lower.dir();
             let before = old.stat(&entry.name)?;
-            if same_object(old, &before, dir, &entry.name, &found)? {
+            if same_object(old, &before, dir, &entry.name, &found, self.proof)? {
                 return Ok(());
             }
         }

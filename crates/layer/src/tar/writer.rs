@@ -29,6 +29,8 @@ pub struct Header<'a> {
     pub gid: u32,
     /// Modification time in seconds since 1970.
     pub mtime: i64,
+    /// Nanoseconds beyond `mtime`, in a record of their own unless zero.
+    pub nanoseconds: u32,
     /// Bytes of data that follow; 0 for everything but files.
     pub size: u64,
     /// Device numbers of a device.
@@ -84,7 +86,15 @@ impl<W: Write> Writer<W> {
         self.number(&mut block, header::GID, u64::from(entry.gid), MAX_OCTAL_7, b"gid");
         self.number(&mut block, header::SIZE, entry.size, MAX_OCTAL_11, b"size");
         match u64::try_from(entry.mtime) {
-            Ok(seconds) if seconds <= MAX_OCTAL_11 => octal(&mut block, header::MTIME, seconds),
+            Ok(seconds) if seconds <= MAX_OCTAL_11 && entry.nanoseconds == 0 => {
+                octal(&mut block, header::MTIME, seconds);
+            }
+            // A time before 1970 has its fraction counted downwards in a decimal number: it is left out.
+            Ok(seconds) if entry.nanoseconds != 0 => {
+                let text = format!("{seconds}.{:09}", entry.nanoseconds);
+                pax::push(&mut self.records, b"mtime", text.as_bytes());
+                octal(&mut block, header::MTIME, seconds.min(MAX_OCTAL_11));
+            }
             _ => {
                 pax::push(&mut self.records, b"mtime", entry.mtime.to_string().as_bytes());
                 octal(&mut block, header::MTIME, 0);

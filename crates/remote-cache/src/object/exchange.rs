@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use cooper_content::{BlobSource, SourceError};
 use cooper_oci::Descriptor;
-use cooper_registry::{Backoff, retry_after};
+use cooper_registry::{Backoff, retry_after, unknown_host};
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
@@ -34,6 +34,9 @@ pub(crate) enum RequestError {
     /// No complete answer.
     #[error("{method} {place}: {reason}")]
     Broken { method: Method, place: String, reason: String },
+    /// Nobody knows the server's name.
+    #[error("{place}: {reason}")]
+    Unknown { place: String, reason: String },
     /// What was to be sent cannot be read.
     #[error("cannot read what is to be sent")]
     Source(#[source] SourceError),
@@ -267,7 +270,13 @@ impl Exchange {
         }
         let response = match sent {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(broken(chain(&error.without_url())).into()),
+            Ok(Err(error)) => {
+                let said = chain(&error.without_url());
+                let Some(hint) = unknown_host(&said, head.url.host_str().unwrap_or_default()) else {
+                    return Err(broken(said).into());
+                };
+                return Err(RequestError::Unknown { place: plain(&head.url), reason: said + &hint }.into());
+            }
             Err(_) => return Err(broken(format!("no answer within {} s", limit.as_secs())).into()),
         };
         if response.status().is_success() {

@@ -9,7 +9,8 @@ use std::{
 
 /// A persistent table from full image references to manifests or indexes. The calls may block briefly.
 pub trait Names: Send + Sync + fmt::Debug {
-    /// What `name` (`host/path:tag`) stood for when it was last recorded.
+    /// What `name` (`host/path:tag`, or `host/path@digest` for what a repository is known to have) stood for when it was
+    /// last recorded.
     fn get(&self, name: &str) -> Result<Option<Descriptor>, NameError>;
     /// Records what `name` stands for.
     fn set(&self, name: &str, descriptor: &Descriptor) -> Result<(), NameError>;

@@ -103,8 +103,12 @@ impl ImageSource {
         let name = reference.clone().with_default_tag().to_string();
         let known = match (request.mode, reference.digest()) {
             (ResolveMode::Default | ResolveMode::Pull, None) => None,
-            // A digest stands for one content: asking again tells nothing new.
-            (_, Some(digest)) => self.present(digest).await?,
+            // A digest stands for one content: asking again tells nothing new, but who asks for it must be able to have it
+            // from where they say.
+            (_, Some(digest)) => match self.names.get(&origin_name(reference, digest))? {
+                Some(_) => self.present(digest).await?,
+                None => None,
+            },
             (ResolveMode::Local, None) => match self.names.get(&name)? {
                 Some(descriptor) if self.present(&descriptor.digest).await?.is_some() => Some(descriptor),
                 _ => None,
@@ -117,7 +121,7 @@ impl ImageSource {
             if let Some(bytes) = &resolved.bytes {
                 keep(&self.store, bytes).await?;
             }
-            self.names.set(&name, &resolved.descriptor)?;
+            self.set_names(reference, &resolved.descriptor)?;
             resolved.descriptor
         };
         match &request.checksum {
@@ -166,7 +170,15 @@ impl ImageSource {
 
     /// Records what `reference` stands for, for [`ResolveMode::Local`]: after an export to the local store.
     pub fn record(&self, reference: &ImageRef, descriptor: &Descriptor) -> Result<(), ImageError> {
-        Ok(self.names.set(&reference.clone().with_default_tag().to_string(), descriptor)?)
+        self.set_names(reference, descriptor)
+    }
+
+    /// Records what a reference stands for, and that its repository has it.
+    fn set_names(&self, reference: &ImageRef, descriptor: &Descriptor) -> Result<(), ImageError> {
+        if reference.digest().is_none() {
+            self.names.set(&reference.clone().with_default_tag().to_string(), descriptor)?;
+        }
+        Ok(self.names.set(&origin_name(reference, &descriptor.digest), descriptor)?)
     }
 
     /// A descriptor of a document in the store.
@@ -279,6 +291,11 @@ impl ImageSource {
         let (reference, wanted) = (reference.to_owned(), wanted.to_string());
         Err(ImageError::Platform { reference, wanted, available })
     }
+}
+
+/// The name under which it is known that a repository has a document.
+fn origin_name(reference: &ImageRef, digest: &Digest) -> String {
+    format!("{}@{digest}", reference.repository())
 }
 
 fn parse<T: DeserializeOwned>(

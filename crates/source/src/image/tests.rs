@@ -175,6 +175,11 @@ async fn what_is_recorded_resolves_without_a_registry() {
     assert!(matches!(b.source.resolve(&client, &request).await, Err(ImageError::Checksum { .. })));
     request.mode = ResolveMode::Default;
     assert!(matches!(b.source.resolve(&client, &request).await, Err(ImageError::Registry(_))));
-    let pinned = ImageRequest::new(name.with_digest(root.digest.clone()), "linux/amd64".parse().unwrap());
-    assert_eq!(b.source.resolve(&client, &pinned).await.unwrap().digest(), &root.digest, "pinned and present");
+    let pinned =
+        |name: ImageRef| ImageRequest::new(name.with_digest(root.digest.clone()), "linux/amd64".parse().unwrap());
+    let resolved = b.source.resolve(&client, &pinned(name)).await.unwrap();
+    assert_eq!(resolved.digest(), &root.digest, "pinned and present");
+    // What is here from one repository is not thereby to be had under another's name.
+    let other = b.source.resolve(&client, &pinned("127.0.0.1:1/other:v1".parse().unwrap())).await;
+    assert!(matches!(other, Err(ImageError::Registry(_))), "{other:?}");
 }
