@@ -5,9 +5,13 @@ use bytes::Bytes;
 use cooper_oci::Digest;
 use prost::Message as _;
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
 };
+
+/// So many inputs are named in the name of one vertex: merges of merges could name the whole graph many times.
+const NAMED: usize = 32;
 
 /// Identity of an op: the digest of its bytes as received, never of a re-encoding.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -235,14 +239,17 @@ impl Graph {
 
     /// The name that progress shows: the client's, else one made from the op.
     pub fn name(&self, digest: &OpDigest) -> String {
-        self.name_within(digest, 4)
+        self.name_within(digest, 4, &Cell::new(NAMED))
     }
 
-    /// Merges and diffs are named by their inputs; `depth` bounds how far that goes.
-    fn name_within(&self, digest: &OpDigest, depth: usize) -> String {
+    /// Merges and diffs are named by their inputs; `depth` and `budget` bound how far that goes.
+    fn name_within(&self, digest: &OpDigest, depth: usize, budget: &Cell<usize>) -> String {
         let Some(vertex) = self.get(digest) else { return digest.to_string() };
         name::of(&vertex.op, &vertex.metadata, |index| match vertex.inputs.get(index as usize) {
-            Some(edge) if depth > 0 => self.name_within(&edge.digest, depth - 1),
+            Some(edge) if depth > 0 && budget.get() > 0 => {
+                budget.set(budget.get() - 1);
+                self.name_within(&edge.digest, depth - 1, budget)
+            }
             _ => "…".to_owned(),
         })
     }

@@ -2,6 +2,9 @@
 
 use crate::pb::{self, file_action::Action, op::Op};
 
+/// Inputs of a merge, and actions on files, that a name lists.
+const LISTED: usize = 32;
+
 /// The custom name, else a description of what the op does. `input` names the vertex behind an input index.
 pub(crate) fn of(op: &pb::Op, metadata: &pb::OpMetadata, input: impl Fn(i64) -> String) -> String {
     if let Some(name) = metadata.description.get(crate::attrs::CUSTOM_NAME).filter(|name| !name.is_empty()) {
@@ -11,10 +14,19 @@ pub(crate) fn of(op: &pb::Op, metadata: &pb::OpMetadata, input: impl Fn(i64) -> 
     match &op.op {
         Some(Op::Source(source)) => source.identifier.clone(),
         Some(Op::Exec(exec)) => exec.meta.as_ref().map(|meta| meta.args.join(" ")).unwrap_or_default(),
-        Some(Op::File(file)) => file.actions.iter().map(action).collect::<Vec<_>>().join(", "),
+        Some(Op::File(file)) => {
+            let mut names: Vec<_> = file.actions.iter().take(LISTED).map(action).collect();
+            if file.actions.len() > LISTED {
+                names.push("…".to_owned());
+            }
+            names.join(", ")
+        }
         Some(Op::Build(_)) => "build".to_owned(),
         Some(Op::Merge(_)) => {
-            let names: Vec<_> = (0..op.inputs.len()).map(|i| input(i as i64)).collect();
+            let mut names: Vec<_> = (0..op.inputs.len().min(LISTED)).map(|i| input(i as i64)).collect();
+            if op.inputs.len() > LISTED {
+                names.push("…".to_owned());
+            }
             format!("merge ({})", names.join(", "))
         }
         Some(Op::Diff(diff)) => format!(

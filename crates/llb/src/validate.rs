@@ -4,6 +4,7 @@ use crate::{
     Error, OpDigest,
     pb::{self, file_action::Action, op::Op, user_opt::User},
 };
+use std::collections::HashSet;
 
 /// How many outputs an op has; an edge's index must be below.
 pub(crate) fn outputs(op: &pb::Op) -> usize {
@@ -91,7 +92,7 @@ fn check_exec(exec: &pb::ExecOp, input: impl Fn(i64) -> Result<(), String>) -> R
     if pb::SecurityMode::try_from(exec.security).is_err() {
         return Err(format!("invalid security mode {}", exec.security));
     }
-    let mut taken = Vec::with_capacity(exec.mounts.len());
+    let mut taken = HashSet::with_capacity(exec.mounts.len());
     for mount in &exec.mounts {
         let at = |reason: String| format!("mount {:?}: {reason}", mount.dest);
         input(mount.input).map_err(at)?;
@@ -104,11 +105,8 @@ fn check_exec(exec: &pb::ExecOp, input: impl Fn(i64) -> Result<(), String>) -> R
         if mount.output < -1 || mount.output >= exec.mounts.len() as i64 {
             return Err(at(format!("output index {} is out of range", mount.output)));
         }
-        if mount.output >= 0 {
-            if taken.contains(&mount.output) {
-                return Err(at(format!("output index {} is taken by another mount", mount.output)));
-            }
-            taken.push(mount.output);
+        if mount.output >= 0 && !taken.insert(mount.output) {
+            return Err(at(format!("output index {} is taken by another mount", mount.output)));
         }
     }
     Ok(())

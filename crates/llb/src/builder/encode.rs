@@ -174,10 +174,18 @@ impl Node {
             Body::Received { .. } | Body::Deferred(_) | Body::Gone => return Err(Error::Deferred),
         };
         let constraints = Some(pb::WorkerConstraints { filter: self.meta.constraints.clone() });
-        let op = pb::Op { inputs: inputs.0, platform, constraints, op: Some(body) };
-        let raw = Bytes::from(op.encode_to_vec());
+        let raw = Bytes::from(canonical(pb::Op { inputs: inputs.0, platform, constraints, op: Some(body) }));
         Ok(Encoded { digest: OpDigest::of(&raw), raw })
     }
+}
+
+/// The bytes of an op as the protocol's clients write them: what kind of op it is comes last. Debuggers encode the op of
+/// an error again to find its vertex.
+fn canonical(op: pb::Op) -> Vec<u8> {
+    let pb::Op { inputs, platform, constraints, op } = op;
+    let mut raw = pb::Op { inputs, platform, constraints, op: None }.encode_to_vec();
+    raw.extend(pb::Op { op, ..pb::Op::default() }.encode_to_vec());
+    raw
 }
 
 fn encode_file(base: &Output, actions: &[Action], inputs: &mut Inputs) -> Result<pb::FileOp, Error> {
