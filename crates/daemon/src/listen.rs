@@ -162,12 +162,19 @@ impl Listener {
                     tokio::spawn(async move {
                         match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(connection)).await {
                             Ok(Ok(stream)) => drop(sender.send(Connection::Tls(Box::new(stream))).await),
-                            Ok(Err(error)) => tracing::debug!("TLS handshake failed: {error}"),
+                            Ok(Err(error)) => tracing::warn!("{}", handshake_failed(&error)),
                             Err(_) => tracing::debug!("TLS handshake timed out"),
                         }
                     });
                 }
-                (None, connection) => drop(sender.send(connection).await),
+                (None, connection) => {
+                    if let Connection::Tcp(stream) = &connection
+                        && speaks_tls(stream)
+                    {
+                        tracing::warn!("a client speaks TLS to {}, where no certificate is configured", self.address);
+                    }
+                    drop(sender.send(connection).await);
+                }
             }
         }
     }
@@ -182,6 +189,24 @@ impl Listener {
             }
         }
     }
+}
+
+/// Why a handshake failed, in words that lead to the mistake.
+fn handshake_failed(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => "a client does not speak TLS, which this address expects".to_owned(),
+        _ => format!("TLS handshake failed: {error}"),
+    }
+}
+
+/// Whether the first bytes of a connection are there already, and begin a TLS handshake.
+fn speaks_tls(stream: &TcpStream) -> bool {
+    /// What a TLS record that carries a handshake begins with.
+    const TLS_HANDSHAKE: u8 = 0x16;
+    let mut first = [0];
+    let peeked = rustix::net::recv(stream, &mut first, rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT);
+    peeked.is_ok() && first[0] == TLS_HANDSHAKE
 }
 
 /// One accepted connection, ready for HTTP/2.

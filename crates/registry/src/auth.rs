@@ -204,7 +204,11 @@ struct TokenAnswer {
 
 /// Asks the token server: `GET` for anonymous and user names, `POST` (OAuth 2) for identity tokens and where `GET`
 /// is not served.
-async fn fetch_token(http: &reqwest::Client, request: &TokenRequest, credential: &Credential) -> Result<Token, Error> {
+pub(crate) async fn fetch_token(
+    http: &reqwest::Client,
+    request: &TokenRequest,
+    credential: &Credential,
+) -> Result<Token, Error> {
     let fail = |reason: String| Error::Token { host: request.host.clone(), realm: request.realm.clone(), reason };
     let realm = Url::parse(&request.realm).map_err(|e| fail(format!("the realm is not a URL: {e}")))?;
     let send = async |call: reqwest::RequestBuilder| {

@@ -23,6 +23,7 @@ mod request;
 mod resolve;
 mod segments;
 mod tls;
+mod token_fetcher;
 
 pub use backoff::{Backoff, retry_after};
 pub use client::{Client, Options, Registry};
@@ -34,3 +35,4 @@ pub use hosts::{HostConfig, HostsConfig, KeyPair};
 pub use push::{Progress, Pushed};
 pub use resolve::{MAX_DOCUMENT, Resolved, document_type};
 pub use tls::http_client_builder;
+pub use token_fetcher::TokenFetcher;

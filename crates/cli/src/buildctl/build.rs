@@ -16,8 +16,7 @@ use super::dump_llb::read_stdin;
 use crate::client::build::{self, Build};
 use crate::client::interrupt::Interrupt;
 use crate::client::pairs::{self, process_env};
-use crate::client::{cache, metadata, output, random_id, secret, ssh};
-use crate::csv;
+use crate::client::{cache, logins, metadata, output, random_id, secret, ssh};
 use crate::error::{CliError, Result, print};
 use crate::progress::observe::{CacheMetrics, trace_to};
 use crate::progress::{Mode, Progress, Stream};
@@ -141,7 +140,6 @@ fn request(flags: &BuildFlags) -> Result<Build> {
         }
         None
     };
-    check_registry_tls(&flags.registry_auth_tlscontext)?;
     let subrequest = attrs.contains_key("requestid");
     if subrequest {
         attrs.entry("frontend.caps".into()).or_insert_with(|| "moby.buildkit.frontend.subrequests".into());
@@ -162,6 +160,7 @@ fn request(flags: &BuildFlags) -> Result<Build> {
         source_policy: flags.source_policy_file.as_deref().map(read_policy).transpose()?,
         proxy_network: flags.proxy_network,
         subrequest,
+        tokens: Some(logins::parse_tls_contexts(&flags.registry_auth_tlscontext)?),
         ..Build::default()
     })
 }
@@ -170,30 +169,6 @@ fn ignore_cache(definition: &mut pb::Definition) {
     for raw in &definition.def {
         definition.metadata.entry(OpDigest::of(raw).to_string()).or_default().ignore_cache = true;
     }
-}
-
-/// `--registry-auth-tlscontext`. Tokens are fetched by the daemon here, with its own configuration of the
-/// registry, so the flag is checked and has no further effect.
-fn check_registry_tls(flags: &[String]) -> Result<()> {
-    for flag in flags {
-        let pairs = csv::attributes(flag).map_err(|e| CliError::Usage(format!("--registry-auth-tlscontext: {e}")))?;
-        let given = |key: &str| pairs.iter().any(|(name, value)| name == key && !value.is_empty());
-        let required = |what: &str| CliError::Usage(format!("--registry-auth-tlscontext requires {what}"));
-        let insecure = pairs
-            .iter()
-            .any(|(name, value)| name == "insecure" && cooper_daemon::config::parse_go_bool(value) == Ok(true));
-        if !given("host") {
-            return Err(required("host=<host>"));
-        }
-        let verified = given("ca") || insecure || (given("cert") && given("key"));
-        if !verified {
-            return Err(required("ca=<ca> or cert=<cert>,key=<key> or insecure=true"));
-        }
-        if given("cert") != given("key") {
-            return Err(required("cert=<cert>,key=<key>"));
-        }
-    }
-    Ok(())
 }
 
 /// A policy as Go's JSON has it: enumerations by number or name, members by their protobuf names.

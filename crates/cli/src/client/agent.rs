@@ -70,14 +70,78 @@ async fn start(keys: &[PathBuf]) -> Result<(PathBuf, KeyAgent)> {
         while !socket.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Command::new("ssh-add").arg("-q").args(keys).env("SSH_AUTH_SOCK", &socket).stdin(Stdio::null()).status().await
+        Command::new("ssh-add")
+            .arg("-q")
+            .args(keys)
+            .env("SSH_AUTH_SOCK", &socket)
+            // Nobody is there to be asked for a passphrase: the terminal belongs to the display.
+            .env("SSH_ASKPASS_REQUIRE", "force")
+            .env("SSH_ASKPASS", "/bin/false")
+            .stdin(Stdio::null())
+            .output()
+            .await
     };
+    let names = keys.iter().map(|key| key.display().to_string()).collect::<Vec<_>>().join(", ");
     match tokio::time::timeout(START_LIMIT, added).await {
-        Ok(Ok(status)) if status.success() => Ok((socket, KeyAgent { _process: process, _dir: dir })),
+        Ok(Ok(output)) if output.status.success() => Ok((socket, KeyAgent { _process: process, _dir: dir })),
         Ok(Err(error)) => Err(fault()(error)),
-        _ => Err(CliError::Usage(format!(
-            "--ssh: failed to load {}; keys with a passphrase need a running agent",
-            keys.iter().map(|key| key.display().to_string()).collect::<Vec<_>>().join(", ")
-        ))),
+        Ok(Ok(output)) => Err(CliError::Usage(refusal(&names, &String::from_utf8_lossy(&output.stderr)))),
+        Err(_) => Err(CliError::Usage(format!("--ssh: ssh-agent did not take {names} within {START_LIMIT:?}"))),
+    }
+}
+
+/// Why keys cannot be served, from what `ssh-add` said.
+fn refusal(keys: &str, said: &str) -> String {
+    let said: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@')).collect();
+    let said = said.join(" ");
+    if said.is_empty() || said.contains("passphrase") {
+        // It asks in vain, without a word or with one about the passphrase.
+        return format!(
+            "--ssh: {keys} is protected by a passphrase; add it to a running agent with ssh-add, and pass the agent on \
+             with --ssh default"
+        );
+    }
+    format!("--ssh: failed to load {keys}: {said}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A key that `ssh-keygen` makes.
+    fn key(dir: &Path, name: &str, passphrase: &str) -> PathBuf {
+        let path = dir.join(name);
+        let words = ["-q", "-t", "ed25519", "-N", passphrase, "-f"];
+        assert!(std::process::Command::new("ssh-keygen").args(words).arg(&path).status().unwrap().success());
+        path
+    }
+
+    #[tokio::test]
+    async fn keys_are_served_by_an_agent_of_their_own() {
+        let dir = TempDir::new().unwrap();
+        let (plain, locked, open) = (key(dir.path(), "a", ""), key(dir.path(), "b", "pw"), key(dir.path(), "c", ""));
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(dir.path().join("d"), "no key").unwrap();
+        let serve = async |paths: Vec<PathBuf>| {
+            let forward = SshForward { id: "default".into(), paths, raw: false };
+            agents(&[forward]).await.map(|(_, processes)| processes).map_err(|error| error.to_string())
+        };
+        let served = serve(vec![plain.clone()]).await.unwrap();
+        let socket = served[0]._dir.path().join("agent.sock");
+        let listed = std::process::Command::new("ssh-add").arg("-l").env("SSH_AUTH_SOCK", &socket).output().unwrap();
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("ED25519"), "{listed:?}");
+        drop(served);
+        assert!(!socket.exists());
+        for (paths, expected) in [
+            (vec![plain.clone(), locked], "is protected by a passphrase"),
+            (vec![open], "too open"),
+            (vec![dir.path().join("nosuch")], "No such file"),
+            (vec![dir.path().join("d"), plain], "failed to load"),
+        ] {
+            let refused = serve(paths).await.err().unwrap_or_default();
+            assert!(refused.contains(expected), "{refused}");
+        }
     }
 }

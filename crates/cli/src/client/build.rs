@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cooper_registry::HostsConfig;
 use cooper_wire::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest, VertexWarning};
 use cooper_wire::{pb, sourcepolicy};
 use tokio::sync::watch;
@@ -63,6 +64,8 @@ pub struct Build {
     pub subrequest: bool,
     /// A step that fails is shown in a shell.
     pub shell: bool,
+    /// Registry tokens are fetched on this side, with these settings. Without, the builder does, with its own.
+    pub tokens: Option<HostsConfig>,
 }
 
 impl Build {
@@ -146,6 +149,7 @@ fn attachments(build: &Build, caches: &LocalCaches) -> Result<Attachments> {
         outputs: build.exports.iter().map(|export| export.destination.clone()).collect(),
         shared_key: build.shared_key.clone(),
         upload: build.upload.clone(),
+        tokens: build.tokens.clone(),
     })
 }
 

@@ -16,7 +16,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tonic::transport::{Channel, Uri};
 use tower::service_fn;
 
+use super::MAX_MESSAGE;
 use super::address::Address;
+use super::greeting::{Greeting, handshake_failed};
 pub use super::tls::TlsFiles;
 use crate::error::{CliError, Result};
 
@@ -60,6 +62,10 @@ impl Endpoint {
         Ok(Self::Remote { text: text.to_owned(), address, tls, timeout })
     }
 
+    fn is_tcp(&self) -> bool {
+        matches!(self, Self::Remote { address: Address::Tcp { .. }, .. })
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Remote { text, .. } => text.clone(),
@@ -70,10 +76,13 @@ impl Endpoint {
 
 /// Connects. The connection is made now, so that a wrong address is told at once; it is made anew when it breaks.
 pub async fn connect(endpoint: &Endpoint) -> Result<Channel> {
-    let (dial, authority, timeout) = dialer(endpoint)?;
+    let greeting = Greeting::default();
+    let (dial, authority, timeout) = dialer(endpoint, &greeting)?;
     let origin = format!("http://{authority}");
     let builder = Channel::from_shared(origin)
         .map_err(|error| CliError::Connect { address: endpoint.describe(), cause: error.to_string() })?
+        // An error tells of the whole step that failed.
+        .http2_max_header_list_size(MAX_MESSAGE as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let connector = service_fn(move |_: Uri| {
@@ -88,15 +97,17 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Channel> {
             .map(TokioIo::new)
         }
     });
-    builder
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| CliError::Connect { address: endpoint.describe(), cause: innermost(&error) })
+    let failed = |cause| CliError::Connect { address: endpoint.describe(), cause };
+    let channel = builder.connect_with_connector(connector).await.map_err(|error| failed(innermost(&error)))?;
+    if endpoint.is_tcp() {
+        greeting.wait().await.map_err(failed)?;
+    }
+    Ok(channel)
 }
 
 /// A raw connection, for `dial-stdio`.
 pub async fn dial(endpoint: &Endpoint) -> Result<BoxedIo> {
-    let (dial, _, _) = dialer(endpoint)?;
+    let (dial, _, _) = dialer(endpoint, &Greeting::default())?;
     dial().await.map_err(|error| CliError::Connect { address: endpoint.describe(), cause: error.to_string() })
 }
 
@@ -109,7 +120,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// The function that dials, the HTTP authority, the time limit.
-fn dialer(endpoint: &Endpoint) -> Result<(Connector, String, Option<Duration>)> {
+fn dialer(endpoint: &Endpoint, greeting: &Greeting) -> Result<(Connector, String, Option<Duration>)> {
     let (address, tls, timeout) = match endpoint {
         Endpoint::Embedded(connector) => return Ok((Arc::clone(connector), "localhost".into(), None)),
         Endpoint::Remote { address, tls, timeout, .. } => (address, tls, *timeout),
@@ -127,14 +138,18 @@ fn dialer(endpoint: &Endpoint) -> Result<(Connector, String, Option<Duration>)> 
             let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             // Reverse proxies route by this name, TLS servers expect their own.
             let authority = tls.server_name.clone().unwrap_or_else(|| format!("{bracketed}:{port}"));
+            let greeting = greeting.clone();
             let connector: Connector = Arc::new(move || {
-                let (host, tls_connector) = (host.clone(), tls_connector.clone());
+                let (host, tls_connector, greeting) = (host.clone(), tls_connector.clone(), greeting.clone());
                 Box::pin(async move {
                     let stream = TcpStream::connect((host.as_str(), port)).await?;
                     stream.set_nodelay(true)?;
                     Ok(match tls_connector {
-                        Some((tls, name)) => Box::new(tls.connect(name, stream).await?) as BoxedIo,
-                        None => Box::new(stream) as BoxedIo,
+                        Some((tls, name)) => {
+                            let stream = tls.connect(name, stream).await.map_err(handshake_failed)?;
+                            Box::new(greeting.of(stream, true)) as BoxedIo
+                        }
+                        None => Box::new(greeting.of(stream, false)) as BoxedIo,
                     })
                 })
             });

@@ -6,12 +6,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use cooper_registry::{Credential, DockerConfig};
-use cooper_session::Credentials;
+use cooper_registry::HostsConfig;
 use cooper_session::client::{
-    AuthProvider, Authorization, Files, LocalDir, Outputs, Secret as OfferedSecret, Secrets, SessionBuilder, Store,
-    Stores, TarTarget, Uploads,
+    Files, LocalDir, Outputs, Secret as OfferedSecret, Secrets, SessionBuilder, Store, Stores, TarTarget, Uploads,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWrite};
 use tokio::process::{Child, Command};
@@ -19,6 +16,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use super::agent;
+use super::logins::DockerLogins;
 use super::output::Destination;
 use super::secret::{Secret, SecretValue};
 use super::ssh::SshForward;
@@ -48,6 +46,8 @@ pub struct Attachments {
     pub upload: Option<Upload>,
     /// Identifies this client's directories from one build to the next; may be empty.
     pub shared_key: String,
+    /// Registry tokens are fetched on this side, with these settings, and passwords stay here.
+    pub tokens: Option<HostsConfig>,
 }
 
 /// A running session.
@@ -64,9 +64,10 @@ type Loaders = Arc<Mutex<Vec<(String, Child)>>>;
 /// Opens the session. It lasts until [`Session::close`], or until the daemon ends it.
 pub async fn open(channel: Channel, attachments: Attachments) -> Result<Session> {
     let loaders = Loaders::default();
+    let logins = Arc::new(DockerLogins::new(attachments.tokens.clone().unwrap_or_default()));
     let mut session = SessionBuilder::new()
         .shared_key(&attachments.shared_key)
-        .auth(Arc::new(DockerLogins(DockerConfig::from_env())), None);
+        .auth(logins.clone(), attachments.tokens.is_some().then(|| logins.seeds()));
     if !attachments.locals.is_empty() {
         let offer = |files: Files, (name, path)| files.with(name, LocalDir::context(path));
         session = session.files(attachments.locals.into_iter().fold(Files::new(), offer));
@@ -182,25 +183,4 @@ fn to_program(words: Vec<String>, loaders: &Loaders) -> TarTarget {
         loaders.lock().unwrap_or_else(PoisonError::into_inner).push((words.join(" "), child));
         Ok(input)
     })
-}
-
-/// `~/.docker/config.json` and its helpers.
-struct DockerLogins(DockerConfig);
-
-#[async_trait]
-impl AuthProvider for DockerLogins {
-    async fn authorization(&self, host: &str) -> Result<Authorization, String> {
-        let credential = self.0.lookup(host).await.map_err(|error| error.to_string())?;
-        Ok(match credential {
-            Credential::Anonymous => Authorization::Anonymous,
-            Credential::Basic { username, secret } => {
-                Authorization::Credentials(Credentials { username, secret: secret.expose().to_owned() })
-            }
-            // An empty user name marks an identity token.
-            Credential::IdentityToken(token) => {
-                Authorization::Credentials(Credentials { username: String::new(), secret: token.expose().to_owned() })
-            }
-            Credential::RegistryToken(token) => Authorization::Token(token.expose().to_owned()),
-        })
-    }
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use cooper_registry::HostsConfig;
 use cooper_wire::control::VertexWarning;
 
 use super::flags::{FrontendFlags, frontend_attrs};
@@ -97,11 +98,13 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
         .map_err(|error| CliError::Usage(error.to_string()))?;
     // A display that draws over itself and a shell cannot share a terminal.
     let mode = if flags.on_error.is_some() && matches!(mode, Mode::Tty) { Mode::Plain } else { mode };
-    let (build, _context) = request(&flags)?;
+    let (mut build, _context) = request(&flags)?;
     let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
     let subrequest = build.subrequest;
 
     let engine = global.connect(&flags.engine, &build.entitlements).await?;
+    // A builder in this process may know all that this user does; others need not see passwords.
+    build.tokens = engine.is_remote().then(HostsConfig::default);
     let interrupt = Interrupt::install()?;
     let progress = Progress::start(mode, Stream::Stderr, Vec::new());
     let outcome = engine.finish(build::run(engine.channel(), build, progress, interrupt).await).await?;

@@ -205,6 +205,11 @@ impl Engine {
         self.channel.clone()
     }
 
+    /// Whether it is in another process.
+    pub fn is_remote(&self) -> bool {
+        self.embedded.is_none()
+    }
+
     /// Lets an engine in this process write down what it has learnt. Passes the command's result on.
     pub async fn finish<T>(&self, result: Result<T>) -> Result<T> {
         if let Some(daemon) = &self.embedded {
