@@ -505,6 +505,23 @@ impl DaemonConfig {
                     .into(),
             ));
         }
+        // Whoever asks for protection must not believe to have it.
+        if !self.worker.oci.apparmor_profile.is_empty() {
+            return Err(ConfigError::Unsupported(
+                "steps cannot be confined by an AppArmor profile here (they have a system call filter, masked paths and \
+                 the default capabilities of containers): remove --oci-worker-apparmor-profile or \
+                 worker.oci.apparmor-profile"
+                    .into(),
+            ));
+        }
+        let gha = &self.cache.gha;
+        if !gha.sign.command.is_empty() || gha.verify.required {
+            return Err(ConfigError::Unsupported(
+                "entries of GitHub's cache can be neither signed nor verified here: remove cache.gha.sign and \
+                 cache.gha.verify"
+                    .into(),
+            ));
+        }
         if !self.worker.oci.user_remap_unsupported.is_empty() {
             return Err(ConfigError::Unsupported("worker.oci.userRemapUnsupported is not supported".into()));
         }

@@ -8,7 +8,7 @@ use crate::{
         ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink,
         describe_error,
     },
-    telemetry::{Collector, CollectorSettings, serve_debug},
+    telemetry::{Collector, CollectorSettings, RpcFigures, RpcLayer, serve_debug},
 };
 use cooper_engine::{Engine, EngineConfig, Frontend, HistoryLimits, OpenError, ProvenanceConfig, WorkerConfig};
 use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
@@ -22,6 +22,7 @@ use std::{io, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, Router};
+use tower::layer::util::{Identity, Stack};
 
 /// Bytes that may wait in an in-memory connection, per direction.
 const DUPLEX_BYTES: usize = 1 << 20;
@@ -55,6 +56,7 @@ pub struct Daemon {
     draining: Draining,
     config: DaemonConfig,
     collector: Option<Arc<Collector>>,
+    calls: RpcFigures,
     _lock: RootLock,
 }
 
@@ -77,7 +79,8 @@ impl Daemon {
         let collector = CollectorSettings::from_env()?.map(Collector::start).transpose()?.map(Arc::new);
         settings.spans = collector.clone().map(|collector| collector as _);
         let engine = Engine::open(settings, frontends)?;
-        Ok(Self { engine, draining: Draining::default(), config, collector, _lock: lock })
+        let calls = RpcFigures::default();
+        Ok(Self { engine, draining: Draining::default(), config, collector, calls, _lock: lock })
     }
 
     /// The engine.
@@ -107,7 +110,7 @@ impl Daemon {
         }
         if let Some(listener) = listen::bind_debug(&self.config.grpc.debug_address)? {
             tracing::info!("debug handlers listening at {}", listener.address());
-            tokio::spawn(serve_debug(listener, self.engine.clone()));
+            tokio::spawn(serve_debug(listener, self.engine.clone(), self.calls.clone()));
         }
         let closed = CancellationToken::new();
         let incoming = futures::stream::select_all(listeners.into_iter().map(|l| Listener::incoming(l).boxed()));
@@ -157,13 +160,14 @@ impl Daemon {
         Ok(self.router().serve_with_incoming_shutdown(incoming, closed.cancelled_owned()).await?)
     }
 
-    fn router(&self) -> Router {
+    fn router(&self) -> Router<Stack<RpcLayer, Identity>> {
         let control = ControlService::new(self.engine.clone(), self.draining.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         tokio::spawn(async move { health.set_serving::<ControlServer<ControlService>>().await });
         tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .layer(RpcLayer(self.calls.clone()))
             .add_service(
                 ControlServer::new(control)
                     .max_decoding_message_size(MAX_MESSAGE)

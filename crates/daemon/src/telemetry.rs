@@ -6,6 +6,8 @@ mod collector;
 mod debug;
 mod metrics;
 mod process;
+mod rpc;
 
 pub use collector::{Collector, CollectorSettings};
 pub use debug::serve as serve_debug;
+pub use rpc::{RpcFigures, RpcLayer};

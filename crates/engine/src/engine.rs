@@ -710,7 +710,7 @@ fn worker_info(
     let mut labels: BTreeMap<String, String> =
         own.into_iter().map(|(k, v)| (format!("org.mobyproject.buildkit.worker.{k}"), v.to_owned())).collect();
     labels.extend(config.labels.clone());
-    let platforms = if config.platforms.is_empty() { native_platforms() } else { config.platforms.clone() };
+    let platforms = if config.platforms.is_empty() { crate::native::platforms() } else { config.platforms.clone() };
     Ok(WorkerInfo { id, labels, platforms, gc: config.gc.clone() })
 }
 
@@ -726,15 +726,4 @@ pub fn probe_snapshots(dir: &Path) -> Result<&'static str, OpenError> {
     make_dir(dir)?;
     let choice = "auto".parse().map_err(OpenError::Snapshots)?;
     Ok(cooper_snapshot::open(dir, choice).map_err(OpenError::Snapshots)?.kind())
-}
-
-/// The platforms whose programs this machine runs by itself.
-fn native_platforms() -> Vec<Platform> {
-    let host = Platform::host();
-    let mut platforms = vec![host.clone()];
-    if host.architecture == "amd64" {
-        platforms.extend(["v2", "v3"].map(|v| Platform { variant: v.to_owned(), ..host.clone() }));
-        platforms.push(Platform::new("linux", "386", ""));
-    }
-    platforms
 }

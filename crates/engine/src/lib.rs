@@ -31,6 +31,7 @@ mod locals;
 mod log_limit;
 mod log_mask;
 mod meta;
+mod native;
 mod ops;
 mod pack;
 mod pack_seekable;

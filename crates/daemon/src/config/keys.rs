@@ -116,7 +116,7 @@ const ROOT: Shape = Keys(&[
     (
         "frontend",
         Keys(&[
-            ("dockerfile.v0", Keys(&[("enabled", Leaf)])),
+            ("dockerfile.v0", Keys(&[("enabled", Leaf), ("standIn", Leaf)])),
             ("gateway.v0", Keys(&[("enabled", Leaf), ("allowedRepositories", Leaf)])),
         ]),
     ),

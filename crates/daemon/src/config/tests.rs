@@ -150,6 +150,12 @@ fn unknown_keys_name_their_neighbour() {
 }
 
 #[test]
+fn the_stand_in_for_frontend_images_is_a_key_too() {
+    let loaded = read("[frontend.\"dockerfile.v0\"]\nstandIn = false\n");
+    assert_eq!((loaded.config.frontend.dockerfile.stand_in, loaded.warnings.len()), (Some(false), 0));
+}
+
+#[test]
 fn faults_of_the_file_say_where() {
     let fault = |text| parse(text, Path::new("b.toml")).unwrap_err().to_string();
     insta::assert_snapshot!(fault("root = \n"), @r"
@@ -171,8 +177,11 @@ fn faults_of_the_file_say_where() {
 
 #[test]
 fn flags_override_the_file() {
+    // Less what is refused.
+    let refused = ["apparmor-profile = \"aa\"\n", "command = [\"sign\"]\n", "required = true\n"];
+    let every_key = refused.iter().fold(EVERY_KEY.to_owned(), |text, line| text.replace(line, ""));
     let loaded = with_flags(
-        EVERY_KEY,
+        &every_key,
         &[
             "--root=/other",
             "--addr",
@@ -221,6 +230,9 @@ fn refusals() {
         ("", &["--allow-insecure-entitlement=all"], "invalid entitlement : all"),
         ("", &["--group=no-such-group"], "unknown group no-such-group"),
         ("[system]\nmaxRegistryConcurrency = 0", &[], "must be greater than zero"),
+        ("", &["--oci-worker-apparmor-profile=p"], "steps cannot be confined by an AppArmor profile"),
+        ("[cache.gha.verify]\nrequired = true", &[], "can be neither signed nor verified"),
+        ("[cache.gha.sign]\ncommand = [\"s\"]", &[], "can be neither signed nor verified"),
     ] {
         let error = with_flags(toml, arguments).unwrap_err();
         assert!(error.contains(expected), "{arguments:?}: {error}");

@@ -17,6 +17,17 @@ pub fn unheeded(config: &DaemonConfig) -> Vec<String> {
             "layers are fetched when they are needed, whatever their format",
         ),
         (oci.selinux, "worker.oci.selinux", "steps are not labelled"),
+        (!oci.binary.is_empty(), "worker.oci.binary", "steps are run by the built-in sandbox, not by another program"),
+        (
+            oci.no_process_sandbox,
+            "worker.oci.noProcessSandbox",
+            "steps keep a process namespace of their own; `cooper doctor` says what there is",
+        ),
+        (
+            !config.grpc.security_descriptor.is_empty(),
+            "grpc.securityDescriptor",
+            "it is about another operating system's sockets; use grpc.uid and grpc.gid",
+        ),
         (
             !config.otel.socket_path.as_os_str().is_empty(),
             "otel.socketPath",
@@ -45,6 +56,9 @@ mod tests {
             ("[worker.oci]\nselinux = true", Some("worker.oci.selinux")),
             ("[worker.oci]\nproxySnapshotterPath = \"/s\"", Some("worker.oci.proxySnapshotterPath")),
             ("[worker.oci.stargzSnapshotter]\nnoprefetch = true", Some("worker.oci.stargzSnapshotter")),
+            ("[worker.oci]\nbinary = \"crun\"", Some("worker.oci.binary")),
+            ("[worker.oci]\nnoProcessSandbox = true", Some("worker.oci.noProcessSandbox")),
+            ("[grpc]\nsecurityDescriptor = \"D:\"", Some("grpc.securityDescriptor")),
             ("[otel]\nsocketPath = \"/o\"", Some("otel.socketPath")),
             ("[system]\nplatformsCacheMaxAge = \"1h\"", Some("system.platformsCacheMaxAge")),
         ] {

@@ -11,6 +11,10 @@ use tonic::{Code, Status};
 
 const TYPE_PREFIX: &str = "github.com/moby/buildkit/";
 
+/// Details travel in one header, which clients take up to 16 MiB in base64. Those that do not fit are left out: the file
+/// of a step may be larger than that.
+const MOST_DETAILS: usize = 8 << 20;
+
 /// The status of a failed build.
 #[track_caller]
 pub fn status(error: &BuildError) -> Status {
@@ -30,6 +34,12 @@ pub fn status(error: &BuildError) -> Status {
     details.extend(
         error.details.iter().map(|d| prost_types::Any { type_url: d.type_url.clone(), value: d.value.clone() }),
     );
+    let mut room = MOST_DETAILS;
+    details.retain(|detail| {
+        let fits = detail.value.len() <= room;
+        room -= if fits { detail.value.len() } else { 0 };
+        fits
+    });
     let status = rpc::Status { code: code as i32, message: error.message.clone(), details };
     Status::with_details(code, error.message.clone(), status.encode_to_vec().into())
 }

@@ -178,7 +178,7 @@ impl LlbBridge for GatewayService {
     async fn read_file(&self, request: Request<pb::ReadFileRequest>) -> Result<Response<pb::ReadFileResponse>, Status> {
         let gateway = self.build(&request).await?;
         let request = request.into_inner();
-        let range = request.range.map(range);
+        let range = request.range.map(range).transpose()?;
         let data = existing(&gateway, &request.r#ref)?.read_range(&request.file_path, range).await.map_err(fail)?;
         Ok(Response::new(pb::ReadFileResponse { data }))
     }
@@ -282,7 +282,7 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<pb::ReadFileResponse>, Status> {
         let gateway = self.build(&request).await?;
         let request = request.into_inner();
-        let range = request.range.map(range);
+        let range = request.range.map(range).transpose()?;
         let container = gateway.container(&request.r#ref).map_err(fail)?;
         let data = container.read_file(request.mount_index, request.file_path, range).await.map_err(fail)?;
         Ok(Response::new(pb::ReadFileResponse { data }))
@@ -313,6 +313,8 @@ impl LlbBridge for GatewayService {
 }
 
 /// Offset and length in bytes.
-fn range(range: pb::FileRange) -> (u64, u64) {
-    (u64::try_from(range.offset).unwrap_or(0), u64::try_from(range.length).unwrap_or(0))
+fn range(range: pb::FileRange) -> Result<(u64, u64), Status> {
+    let pb::FileRange { offset, length } = range;
+    let refused = |_| Status::invalid_argument(format!("invalid range of a file: {length} bytes from {offset}"));
+    Ok((u64::try_from(offset).map_err(refused)?, u64::try_from(length).map_err(refused)?))
 }

@@ -3,7 +3,7 @@
 //! What is about another language's runtime (its profiles, its memory statistics) is answered with what there is
 //! here instead, or with 501 and the reason.
 
-use super::{metrics, process};
+use super::{RpcFigures, metrics, process};
 use crate::listen::{Connection, Listener};
 use bytes::Bytes;
 use cooper_engine::{Engine, history::HistoryEvent, history::HistoryQuery};
@@ -30,22 +30,22 @@ const INDEX: &str = "\
 ";
 
 /// Answers requests on an open socket for as long as the process lives.
-pub async fn serve(listener: Listener, engine: Engine) {
+pub async fn serve(listener: Listener, engine: Engine, calls: RpcFigures) {
     let mut incoming = std::pin::pin!(listener.incoming());
     while let Some(Ok(connection)) = incoming.next().await {
-        tokio::spawn(converse(connection, engine.clone()));
+        tokio::spawn(converse(connection, engine.clone(), calls.clone()));
     }
 }
 
-async fn converse(connection: Connection, engine: Engine) {
+async fn converse(connection: Connection, engine: Engine, calls: RpcFigures) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let engine = engine.clone();
+        let (engine, calls) = (engine.clone(), calls.clone());
         async move {
             let accept = request.headers().get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
             let (method, uri) = (request.method().clone(), request.uri().clone());
             // Some answers read the database.
             let answer = tokio::task::spawn_blocking(move || {
-                answer(&engine, &method, uri.path(), uri.query().unwrap_or_default(), &accept)
+                answer(&engine, &calls, &method, uri.path(), uri.query().unwrap_or_default(), &accept)
             });
             let answer =
                 answer.await.unwrap_or_else(|e| Answer::new(StatusCode::INTERNAL_SERVER_ERROR, TEXT, e.to_string()));
@@ -89,10 +89,10 @@ impl Answer {
     }
 }
 
-fn answer(engine: &Engine, method: &Method, path: &str, query: &str, accept: &str) -> Answer {
+fn answer(engine: &Engine, calls: &RpcFigures, method: &Method, path: &str, query: &str, accept: &str) -> Answer {
     match path {
         "/" | "/debug" | "/debug/" | "/debug/pprof" | "/debug/pprof/" => Answer::ok(TEXT, INDEX.to_owned()),
-        "/metrics" => Answer::ok(metrics::CONTENT_TYPE, metrics::text(engine)),
+        "/metrics" => Answer::ok(metrics::CONTENT_TYPE, metrics::text(engine, calls)),
         "/debug/vars" => Answer::ok(JSON, variables(engine)),
         "/debug/pprof/cmdline" => Answer::ok(TEXT, command_line().join("\0")),
         "/debug/pprof/threads" => Answer::ok(TEXT, process::threads()),
@@ -125,6 +125,8 @@ fn variables(engine: &Engine) -> String {
         "cmdline": command_line(),
         "version": env!("CARGO_PKG_VERSION"),
         "builds": engine.active_builds(),
+        "sessions": engine.sessions().count(),
+        "tasks": tokio::runtime::Handle::try_current().map(|runtime| runtime.metrics().num_alive_tasks()).ok(),
         "process": {
             "cpuSeconds": figures.cpu_seconds,
             "residentBytes": figures.resident_bytes,

@@ -1,7 +1,7 @@
 //! `/metrics`: the state of the builder in Prometheus' text format, under the names that BuildKit's dashboards know.
 #![expect(clippy::cast_precision_loss, reason = "the format knows floating point numbers alone")]
 
-use super::process::ProcessFigures;
+use super::{RpcFigures, process::ProcessFigures};
 use cooper_engine::{
     Engine,
     history::{BuildStatistics, DURATION_BOUNDS},
@@ -13,9 +13,10 @@ use tonic::Code;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Everything, as of now.
-pub fn text(engine: &Engine) -> String {
+pub fn text(engine: &Engine, calls: &RpcFigures) -> String {
     let mut out = String::new();
     builds(&mut out, &engine.history().statistics());
+    calls.write(&mut out);
     process(&mut out, &ProcessFigures::read());
     out
 }

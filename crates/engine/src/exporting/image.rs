@@ -140,6 +140,11 @@ pub async fn to_client(
     let attrs = attrs.attrs;
     let of_result = result.metadata.get("source.date.epoch").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     made.image.stamp(attrs.epoch.unwrap_or(of_result));
+    for document in &made.image.documents {
+        // They are made already, and kept nowhere here; displays and scripts look for the words.
+        bars.started(&document.step);
+        bars.finished(&document.step, true);
+    }
     let mut response = made.image.response(&made.names);
     let names = made.names.normalized()?;
     if !names.is_empty() {
