@@ -78,14 +78,19 @@ pub(crate) fn cgroup_records(state: &Path) -> PathBuf {
     state.join("cgroups")
 }
 
+/// Removes the groups that a note tells of, and then the note.
+fn remove_noted(note: &Path) {
+    let text = fs::read_to_string(note).unwrap_or_default();
+    let stays = text.lines().filter(|dir| !cgroup::remove_stale(Path::new(dir))).count();
+    if stays == 0 {
+        let _ = fs::remove_file(note);
+    }
+}
+
 /// Removes what is left of containers whose builder was killed.
 fn sweep(state: &Path) {
     for entry in fs::read_dir(cgroup_records(state)).into_iter().flatten().flatten() {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        let stays = text.lines().filter(|dir| !cgroup::remove_stale(Path::new(dir))).count();
-        if stays == 0 {
-            let _ = fs::remove_file(entry.path());
-        }
+        remove_noted(&entry.path());
     }
     for entry in fs::read_dir(plan::scratch_dir(state)).into_iter().flatten().flatten() {
         if let Err(error) = fs::remove_dir_all(entry.path()) {
@@ -217,7 +222,11 @@ fn run_container(
 ) {
     let plan = match plan::plan(&host.state, &host.hierarchies, &host.abilities, spec, init, io) {
         Ok(plan) => plan,
-        Err(e) => return drop(ready.send(Err(e))),
+        Err(e) => {
+            // Its groups may have been made before the plan came to nothing.
+            remove_noted(&cgroup_records(&host.state).join(&spec.id));
+            return drop(ready.send(Err(e)));
+        }
     };
     let plan::Plan { program, namespaces, birthplace, cgroup, terminal, warnings, mut remains, inside } = plan;
     let guard_group = cgroup.clone();

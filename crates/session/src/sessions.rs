@@ -26,6 +26,9 @@ use tonic::Status;
 /// How long a build waits for each session of its group.
 const GROUP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a failed call waits for the news that its session is gone.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// So many sessions are remembered after their end. Nobody waits for one of these: clients use an id once.
 const REMEMBERED: usize = 256;
 
@@ -134,6 +137,12 @@ impl Sessions {
         self.inner.by_id.lock().get(lookup_id(id)).cloned()
     }
 
+    /// How many clients are connected now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inner.by_id.lock().len()
+    }
+
     fn has_ended(&self, id: &str) -> bool {
         self.inner.ended.lock().iter().any(|ended| ended == lookup_id(id))
     }
@@ -175,7 +184,7 @@ impl Sessions {
                 Err(error) => failure = Some(error.into()),
                 Ok(session) => match call(session.clone()).await {
                     Ok(value) => return Ok(value),
-                    Err(_) if session.is_ended() => {
+                    Err(_) if ends_now(&session).await => {
                         failure = Some(Error::NoActiveSession { id: session.id().to_owned() }.into());
                     }
                     Err(error) => failure = Some(error),
@@ -184,6 +193,11 @@ impl Sessions {
         }
         Err(failure.unwrap_or_else(|| Error::NoActiveSessions.into()))
     }
+}
+
+/// Whether the session has ended, or does within a moment: a call notices a lost connection before anybody else.
+async fn ends_now(session: &Session) -> bool {
+    session.is_ended() || tokio::time::timeout(MOMENT, session.ended().cancelled()).await.is_ok()
 }
 
 /// Prefixes tell equal sessions in different roles apart; for looking them up they don't count.

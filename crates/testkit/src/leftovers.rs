@@ -40,6 +40,33 @@ pub fn groups_below(name: &str) -> Vec<PathBuf> {
     groups(name).iter().flat_map(below).collect()
 }
 
+/// What a process holds, as the kernel counts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open file descriptors.
+    pub files: usize,
+    /// Mounts in its mount namespace.
+    pub mounts: usize,
+    /// Processes below it.
+    pub processes: usize,
+}
+
+impl Holdings {
+    /// Those of a process that the test started.
+    pub fn of(pid: u32) -> Self {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_or(0, |table| table.lines().count());
+        Self { files, mounts, processes: descendants(pid).len() }
+    }
+}
+
+/// The memory of a process, in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    stat.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default()
+        * rustix::param::page_size() as u64
+}
+
 /// Takes empty groups of this name away.
 pub fn remove_groups(name: &str) {
     for dir in groups(name) {

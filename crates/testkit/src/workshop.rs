@@ -146,6 +146,11 @@ impl Workshop {
         Daemon::start(self.daemon_command(root, &socket), socket, self.path("daemon.log"))
     }
 
+    /// Control groups of steps that are there now.
+    pub fn groups(&self) -> Vec<PathBuf> {
+        leftovers::groups_below(&self.group)
+    }
+
     /// A word that only one process's command line has: for steps that must be found, or must be gone.
     pub fn marker(&self) -> String {
         // Within the seconds that `sleep` takes, and unlike anybody else's.

@@ -5,6 +5,7 @@ mod attestations;
 mod bad_input;
 mod cache;
 mod embedded;
+mod hostile;
 mod isolation;
 mod language;
 mod lifecycle;

@@ -49,7 +49,7 @@ fn the_whole_log_is_kept_where_watchers_see_a_part() {
 }
 
 /// The body of the answer.
-fn get(socket: &Path, path: &str) -> String {
+pub fn get(socket: &Path, path: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: debug\r\n\r\n").unwrap();
     let mut answer = String::new();
