@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -23,7 +24,9 @@ pub struct DumpFlags {
 
 /// Reads a definition from standard input.
 pub fn read_stdin(what: &str) -> Result<pb::Definition> {
-    if std::io::stdin().is_terminal() {
+    // A terminal, or nothing at all.
+    let kind = std::fs::metadata("/dev/stdin").map(|metadata| metadata.file_type().is_char_device());
+    if std::io::stdin().is_terminal() || kind.unwrap_or(false) {
         return Err(CliError::Usage(what.to_owned()));
     }
     let mut bytes = Vec::new();

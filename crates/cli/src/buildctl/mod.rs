@@ -97,6 +97,9 @@ enum Command {
 enum Debug {
     /// Dump LLB in human-readable format, from a file or standard input. Needs no daemon.
     DumpLlb(dump_llb::DumpFlags),
+    /// Not available here: the state is no database of the kind that this command reads
+    #[command(hide = true)]
+    DumpMetadata(DumpMetadataFlags),
     /// List workers
     Workers(workers::WorkersFlags),
     /// Display internal information
@@ -111,6 +114,14 @@ enum Debug {
     Get(logs::GetFlags),
     /// List build records
     Histories(histories::HistoriesFlags),
+}
+
+/// `debug dump-metadata`.
+#[derive(Debug, Args)]
+struct DumpMetadataFlags {
+    /// Path to the state directory
+    #[arg(long)]
+    root: Option<std::path::PathBuf>,
 }
 
 /// Entry point.
@@ -128,9 +139,18 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
     block_on(run(global, command))
 }
 
+fn no_metadata_dump(flags: &DumpMetadataFlags) -> CliError {
+    let place = flags.root.as_ref().map(|root| format!(" in {}", root.display())).unwrap_or_default();
+    CliError::Unsupported(format!(
+        "the state{place} cannot be dumped while or after a daemon used it; ask the daemon: `buildctl du --verbose` lists \
+         its records, and --debugaddr serves its cache keys at /debug/cache/all"
+    ))
+}
+
 async fn run(global: GlobalFlags, command: Command) -> Result<()> {
     match command {
         Command::Debug(Debug::DumpLlb(flags)) => return dump_llb::run(&flags),
+        Command::Debug(Debug::DumpMetadata(flags)) => return Err(no_metadata_dump(&flags)),
         Command::DialStdio => return dial_stdio::run(&global.endpoint()?).await,
         _ => {}
     }
@@ -147,7 +167,7 @@ async fn run(global: GlobalFlags, command: Command) -> Result<()> {
         Command::Debug(Debug::Ctl(flags)) => histories::ctl(channel, flags).await,
         Command::Debug(Debug::Get(flags)) => logs::get(channel, flags).await,
         Command::Debug(Debug::Histories(flags)) => histories::list(channel, flags).await,
-        Command::Debug(Debug::DumpLlb(_)) | Command::DialStdio => Ok(()),
+        Command::Debug(Debug::DumpLlb(_) | Debug::DumpMetadata(_)) | Command::DialStdio => Ok(()),
     }
 }
 
