@@ -19,6 +19,7 @@ pub mod leftovers;
 pub mod objects;
 pub mod process;
 pub mod registry;
+pub mod tls;
 pub mod workshop;
 
 pub use actions::Actions;

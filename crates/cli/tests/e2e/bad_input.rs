@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cooper_testkit::registry::free_port;
-use cooper_testkit::{Registry, Workshop, outcome};
+use cooper_testkit::tls::Certificate;
+use cooper_testkit::{Daemon, Registry, Workshop, outcome};
 use redb::TableDefinition;
 
 use crate::{local, read, workshop, workshop_with};
@@ -243,6 +244,39 @@ fn two_daemons_on_one_state_directory() {
     outcome(&mut shop.build(&shop.dockerfile("")))
         .refused(&["another instance running?", "hint: use the running daemon"]);
     outcome(&mut shop.build_with(&first, &shop.dockerfile("RUN true\n"))).ok();
+}
+
+#[test]
+fn mistakes_about_tls() {
+    let shop = workshop();
+    let own = Certificate::make(&shop.path(""));
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let (cert, key) = (text(&own.cert), text(&own.key));
+    let server = ["--tlscert", &cert, "--tlskey", &key];
+    let all = ["--tlscacert", &cert, "--tlscert", &cert, "--tlskey", &key];
+    let daemon = |arguments: &[&str]| {
+        let (port, socket) = (free_port(), shop.path("tls.sock"));
+        let address = format!("tcp://127.0.0.1:{port}");
+        let mut command = shop.daemon_command(&shop.path("state"), &socket);
+        command.args(["--addr", &address]).args(arguments);
+        (Daemon::start(command, socket, shop.path("tls.log")), address)
+    };
+    let ask = |address: &str, arguments: &[&str]| {
+        outcome(shop.named("buildctl").args(["--addr", address]).args(arguments).args(["debug", "info"]))
+    };
+    let (plain, address) = daemon(&[]);
+    ask(&address, &[]).ok();
+    ask(&address, &all).refused(&["the daemon does not speak TLS here"]);
+    drop(plain);
+    let (encrypted, address) = daemon(&server);
+    ask(&address, &["--tlscacert", &cert]).ok();
+    ask(&address, &[]).refused(&["the daemon expects TLS", "--tlscacert"]);
+    ask(&address, &["--tlscacert", &cert, "--tlsservername", "elsewhere"]).refused(&["not valid for name"]);
+    drop(encrypted);
+    let (mutual, address) = daemon(&all);
+    ask(&address, &all).ok();
+    ask(&address, &["--tlscacert", &cert]).refused(&["the daemon expects a certificate of this client"]);
+    assert!(mutual.log().contains("peer sent no certificates"), "{}", mutual.log());
 }
 
 #[test]
