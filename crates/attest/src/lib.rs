@@ -14,6 +14,7 @@ mod redact;
 mod request;
 mod statement;
 mod steps;
+mod system;
 
 pub use capture::{BlobSource, Capture, GitSource, HttpSource, ImageSource, Sources};
 pub use error::{Error, Incomplete, Result};
@@ -25,3 +26,4 @@ pub use redact::redact;
 pub use request::{Access, ConfigSource, LocalSource, Origin, Request, filter_args};
 pub use statement::{PREDICATE_PROVENANCE_PREFIX, PREDICATE_SPDX, Statement, Subject, digest_map};
 pub use steps::{BuildSteps, Step};
+pub use system::{End, system_sample};

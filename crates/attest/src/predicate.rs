@@ -5,6 +5,7 @@ use crate::{
     image_purl, redact,
     request::{LocalSource, commit_digest},
     steps::BuildSteps,
+    system::End,
 };
 use cooper_llb::pb;
 use cooper_oci::{Descriptor, Digest, Platform};
@@ -110,16 +111,17 @@ impl Predicate {
     }
 
     /// The JSON, indented.
-    pub fn json(&self, finished: jiff::Timestamp, layers: &Layers) -> Vec<u8> {
+    #[allow(clippy::missing_panics_doc, reason = "it cannot")]
+    pub fn json(&self, end: &End, layers: &Layers) -> Vec<u8> {
         let predicate = match self.params.version {
-            Version::V1 => self.version_1(finished, layers),
-            Version::V02 => self.version_02(finished, layers),
+            Version::V1 => self.version_1(end, layers),
+            Version::V02 => self.version_02(end, layers),
         };
         // Strings, numbers, lists and maps with string keys.
         serde_json::to_vec_pretty(&predicate).expect("plain values always serialise")
     }
 
-    fn version_1(&self, finished: jiff::Timestamp, layers: &Layers) -> Value {
+    fn version_1(&self, end: &End, layers: &Layers) -> Value {
         let mut internal = self.environment("builderPlatform");
         if let Some(steps) = &self.steps {
             internal.insert("buildConfig".to_owned(), json!(steps));
@@ -127,8 +129,8 @@ impl Predicate {
         let mut metadata = json!({
             "invocationId": self.moment.invocation,
             "startedOn": time(self.moment.started),
-            "finishedOn": time(finished),
-            "buildkit_metadata": self.metadata(layers),
+            "finishedOn": time(end.at),
+            "buildkit_metadata": self.metadata(end, layers),
             "buildkit_completeness": {
                 "request": self.request_complete,
                 "resolvedDependencies": self.materials_complete,
@@ -150,7 +152,7 @@ impl Predicate {
         })
     }
 
-    fn version_02(&self, finished: jiff::Timestamp, layers: &Layers) -> Value {
+    fn version_02(&self, end: &End, layers: &Layers) -> Value {
         let mut config = json!(self.config);
         if let Some(members) = config.as_object_mut()
             && let Some(path) = members.remove("path")
@@ -160,14 +162,14 @@ impl Predicate {
         let mut metadata = json!({
             "buildInvocationID": self.moment.invocation,
             "buildStartedOn": time(self.moment.started),
-            "buildFinishedOn": time(finished),
+            "buildFinishedOn": time(end.at),
             "completeness": {
                 "parameters": self.request_complete,
                 "environment": true,
                 "materials": self.materials_complete,
             },
             "reproducible": self.params.reproducible,
-            "https://mobyproject.org/buildkit@v1#metadata": self.metadata(layers),
+            "https://mobyproject.org/buildkit@v1#metadata": self.metadata(end, layers),
         });
         set_if(&mut metadata, "https://mobyproject.org/buildkit@v1#hermetic", self.hermetic);
         let mut out = json!({
@@ -210,7 +212,7 @@ impl Predicate {
         out
     }
 
-    fn metadata(&self, layers: &Layers) -> Value {
+    fn metadata(&self, end: &End, layers: &Layers) -> Value {
         let mut out = Map::new();
         if !self.vcs.is_empty() {
             out.insert("vcs".to_owned(), json!(self.vcs));
@@ -220,6 +222,9 @@ impl Predicate {
         }
         if !layers.is_empty() && self.params.mode == Mode::Max {
             out.insert("layers".to_owned(), json!(layers));
+        }
+        if let Some(system) = end.system.as_ref().filter(|_| self.params.capture_usage) {
+            out.insert("sysUsage".to_owned(), json!([system]));
         }
         Value::Object(out)
     }
@@ -357,9 +362,9 @@ mod tests {
             environment: json!({"foo": "bar"}).as_object().cloned().unwrap_or_default(),
             ..Moment::default()
         };
-        let params = ProvenanceParams { version, mode, ..ProvenanceParams::default() };
+        let params = ProvenanceParams { mode, version, ..ProvenanceParams::default() };
         let predicate = Predicate::new(params, capture, &request, &pb::Definition::default(), moment)?;
-        let json = predicate.json(jiff::Timestamp::UNIX_EPOCH, &Layers::new());
+        let json = predicate.json(&End::default(), &Layers::new());
         let value: Value = serde_json::from_slice(&json).unwrap();
         Ok(serde_json::to_string_pretty(&value).unwrap())
     }

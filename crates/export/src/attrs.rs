@@ -1,8 +1,8 @@
 //! Exporter attributes: strings in, types out. What no exporter knows becomes metadata of the result.
 
 use crate::{Error, Result};
-use cooper_oci::Platform;
-use std::collections::BTreeMap;
+use cooper_oci::{ChainId, DiffId, Digest, Platform};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Attributes of the `image`, `oci` and `docker` exporters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct ImageAttrs {
     pub epoch: Option<Option<i64>>,
     /// `tar`: an archive, else a layout in the client's store. True unless given.
     pub tar: Option<bool>,
+    /// `present-chains`, `present-blobs`
+    pub present: Present,
     /// `annotation…` of all levels.
     pub annotations: Annotations,
     /// Everything else.
@@ -59,6 +61,31 @@ pub enum AttestationStorage {
     Index,
     /// `referrers`: manifests that refer to the image's, for consumers that stumble over indexes.
     Referrers,
+}
+
+/// What a place that takes docker's archives has already and does not need in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Present {
+    /// Chain ids of layers.
+    pub chains: BTreeSet<String>,
+    /// Digests of blobs.
+    pub blobs: BTreeSet<String>,
+}
+
+impl Present {
+    /// The layers that an archive can do without. `stack` has the blob and the diff id of every layer, the bottom first.
+    pub fn dispensable(&self, stack: &[(Digest, DiffId)]) -> BTreeSet<Digest> {
+        let mut below: Option<ChainId> = None;
+        let mut spare: BTreeMap<&Digest, bool> = BTreeMap::new();
+        for (blob, diff_id) in stack {
+            let chain = ChainId::next(below.as_ref(), diff_id);
+            let there = self.chains.contains(&chain.to_string()) || self.blobs.contains(blob.as_str());
+            // The same archive may lie on other layers, too, and be missing there.
+            spare.entry(blob).and_modify(|all| *all &= there).or_insert(there);
+            below = Some(chain);
+        }
+        spare.into_iter().filter(|(_, spare)| *spare).map(|(blob, _)| blob.clone()).collect()
+    }
 }
 
 /// How layers are compressed.
@@ -151,6 +178,8 @@ impl ImageAttrs {
             "rewrite-timestamp" => self.rewrite_timestamp = boolean(key, value)?,
             "source-date-epoch" => self.epoch = Some(epoch(value)?),
             "tar" => self.tar = Some(flag(key, value)?),
+            "present-chains" => self.present.chains = value.split(',').map(str::to_owned).collect(),
+            "present-blobs" => self.present.blobs = value.split(',').map(str::to_owned).collect(),
             _ => {
                 if !self.annotations.set(key, value)? {
                     self.metadata.insert(key.to_owned(), value.to_owned());
@@ -419,6 +448,27 @@ mod tests {
         ] {
             assert_eq!(parse(attrs).unwrap_err(), want);
         }
+    }
+
+    #[test]
+    fn what_is_there_is_known_by_what_it_lies_on() {
+        let layer = |name: &str| (Digest::of(name), DiffId(Digest::of(format!("{name} unpacked"))));
+        let stack = [layer("a"), layer("b"), layer("a")];
+        let first = ChainId::next(None, &stack[0].1);
+        let second = ChainId::next(Some(&first), &stack[1].1);
+        let third = ChainId::next(Some(&second), &stack[2].1);
+        let spare = |chains: &[&ChainId], blobs: &[&Digest]| {
+            let present = Present {
+                chains: chains.iter().map(ToString::to_string).collect(),
+                blobs: blobs.iter().map(ToString::to_string).collect(),
+            };
+            present.dispensable(&stack).len()
+        };
+        assert_eq!(spare(&[], &[]), 0);
+        assert_eq!(spare(&[&first], &[]), 0, "it lies elsewhere, too");
+        assert_eq!(spare(&[&first, &second], &[]), 1);
+        assert_eq!(spare(&[&first, &second, &third], &[]), 2);
+        assert_eq!(spare(&[], &[&stack[0].0]), 1);
     }
 
     #[test]

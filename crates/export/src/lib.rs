@@ -20,6 +20,7 @@ pub mod write;
 
 pub use attrs::{
     AnnotationSet, Annotations, AttestationStorage, CompressionChoice, CompressionKind, FsAttrs, ImageAttrs, LocalMode,
+    Present,
 };
 pub use error::{Error, Result};
 pub use names::Names;

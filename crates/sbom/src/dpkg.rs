@@ -16,6 +16,8 @@ pub fn scan(scanner: &mut Scanner) {
         }
     }
     for name in scanner.names(STATUS_DIR) {
+        // dpkg writes these names itself, in this case only.
+        #[allow(clippy::case_sensitive_file_extension_comparisons)]
         if name.ends_with(".md5sums") || name.ends_with(".list") {
             continue;
         }

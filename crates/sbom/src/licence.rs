@@ -182,16 +182,16 @@ pub fn expression(declared: &str) -> Option<String> {
     let mut exception = false;
     for word in spaced.split_whitespace() {
         match word.to_ascii_lowercase().as_str() {
-            op @ ("and" | "or") if operand => (operand, _) = (false, out.push(op.to_uppercase())),
-            "with" if operand => (operand, exception, _) = (false, true, out.push("WITH".to_owned())),
-            "(" if !operand && !exception => (depth, _) = (depth + 1, out.push("(".to_owned())),
-            ")" if operand && depth > 0 => (depth, _) = (depth - 1, out.push(")".to_owned())),
+            op @ ("and" | "or") if operand => (operand, ()) = (false, out.push(op.to_uppercase())),
+            "with" if operand => (operand, exception, ()) = (false, true, out.push("WITH".to_owned())),
+            "(" if !operand && !exception => (depth, ()) = (depth + 1, out.push("(".to_owned())),
+            ")" if operand && depth > 0 => (depth, ()) = (depth - 1, out.push(")".to_owned())),
             _ if operand => return None,
             _ if exception => {
                 let known = EXCEPTIONS.iter().find(|e| e.eq_ignore_ascii_case(word))?;
-                (operand, exception, _) = (true, false, out.push((*known).to_owned()));
+                (operand, exception, ()) = (true, false, out.push((*known).to_owned()));
             }
-            _ => (operand, _) = (true, out.push(identifier(word)?)),
+            _ => (operand, ()) = (true, out.push(identifier(word)?)),
         }
     }
     (operand && depth == 0).then(|| out.join(" ").replace("( ", "(").replace(" )", ")"))

@@ -10,6 +10,7 @@ pub mod connect;
 mod gateway;
 mod greeting;
 pub mod interrupt;
+pub mod loaded_layers;
 pub mod logins;
 pub mod metadata;
 mod oci_index;

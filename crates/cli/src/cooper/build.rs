@@ -15,7 +15,7 @@ use crate::client::build::{self, Build, Outcome};
 use crate::client::interrupt::Interrupt;
 use crate::client::output::{Destination, surroundings};
 use crate::client::pairs::{self, process_env};
-use crate::client::{cache, metadata, random_id, secret, ssh};
+use crate::client::{cache, loaded_layers, metadata, random_id, secret, ssh};
 use crate::error::{CliError, Result, print};
 use crate::progress::{Mode, Progress, Stream};
 
@@ -206,11 +206,13 @@ fn request(flags: &BuildFlags) -> Result<(Build, context::Context)> {
     attrs.extend(named.attrs);
     locals.extend(named.locals);
 
+    let mut exports = if requestid.is_some() { Vec::new() } else { exports(&flags.output, &surroundings())? };
+    loaded_layers::note(&mut exports);
     let build = Build {
         ref_id: random_id(),
         frontend: flags.frontend_name.clone(),
         attrs,
-        exports: if requestid.is_some() { Vec::new() } else { exports(&flags.output, &surroundings())? },
+        exports,
         locals,
         layouts: named.layouts,
         cache_exports: cache::parse_exports(&flags.cache_to, "--cache-to", &process_env)?,

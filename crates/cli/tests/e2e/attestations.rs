@@ -99,24 +99,41 @@ fn the_same_input_gives_the_same_image() {
     let shop = workshop();
     let context =
         shop.dockerfile("RUN mkdir /d && echo x > /d/a && ln /d/a /d/b && chmod 4711 /d/a\nCOPY busybox /c\n");
-    let build = |root: &str, out: &str, one_thread: bool, attributes: &str| {
+    let image = "oci,rewrite-timestamp=true";
+    let cache = shop.path("cache").display().to_string();
+    let build_with = |root: &str, out: &str, one_thread: bool, kind: &str, more: &[&str]| {
         let words: &[&str] = if one_thread { &["taskset", "-c", "0", COOPER] } else { &[COOPER] };
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).env_remove("BUILDKIT_HOST").env_remove("COOPER_HOST");
         command.args(["build", "--progress", "plain", "--build-arg", "SOURCE_DATE_EPOCH=1600000000", "--root"]);
         command.arg(shop.path(root)).arg("--config").arg(shop.path("config.toml")).arg(&context);
         let out = shop.path(out);
-        command.arg("-o").arg(format!("type=oci,rewrite-timestamp=true{attributes},dest={}", out.display()));
+        command.args(more).arg("-o").arg(format!("type={kind},dest={}", out.display()));
         outcome(&mut command).ok();
         fs::read(out).unwrap()
     };
+    let build = |root: &str, out: &str, one_thread: bool, kind: &str| build_with(root, out, one_thread, kind, &[]);
     for attributes in ["", ",compression=zstd", ",compression=estargz,force-compression=true"] {
-        let first = build("a", "a.tar", false, attributes);
-        assert!(first == build("a", "again.tar", false, attributes), "cached: {attributes}");
-        assert!(first == build("b", "b.tar", true, attributes), "another root, one thread: {attributes}");
+        let kind = format!("{image}{attributes}");
+        let first = build("a", "a.tar", false, &kind);
+        assert!(first == build("a", "again.tar", false, &kind), "cached: {kind}");
+        assert!(first == build("b", "b.tar", true, &kind), "another root, one thread: {kind}");
+    }
+    for kind in ["tar", "docker,rewrite-timestamp=true,name=example.com/a:1", "oci,compression=uncompressed"] {
+        let first = build("a", "a.tar", false, kind);
+        assert!(first == build("a", "again.tar", false, kind), "cached: {kind}");
+        if !kind.contains("uncompressed") {
+            assert!(first == build("b", "b.tar", true, kind), "another root, one thread: {kind}");
+        }
     }
     shop.configure("snapshotter = \"native\"\n");
-    let native = build("c", "c.tar", false, "");
+    let native = build("c", "c.tar", false, image);
     shop.configure("");
-    assert!(native == build("a", "e.tar", false, ""), "another snapshotter");
+    assert!(native == build("a", "e.tar", false, image), "another snapshotter");
+    // What comes from a cache keeps its times even where nothing is rewritten.
+    let export = format!("type=local,dest={cache},mode=max");
+    let plain = build_with("d", "d.tar", false, "oci", &["--cache-to", &export]);
+    let import = format!("type=local,src={cache}");
+    let imported = build_with("f", "f.tar", false, "oci", &["--cache-from", &import]);
+    assert!(plain == imported, "from an imported cache");
 }

@@ -179,3 +179,82 @@ fn platforms_that_share_a_directory_must_not_share_files() {
     let list = outcome(Command::new("tar").arg("-tf").arg(&tar)).ok().text();
     assert!(list.contains("linux_amd64/note") && list.contains("linux_arm64/note"), "{list}");
 }
+
+#[test]
+fn images_are_loaded_into_the_engine_that_is_there() {
+    let shop = workshop();
+    let context = shop.dockerfile(ONE_FILE);
+    let bin = shop.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = |name: &str, script: &str| {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\n{script}\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    // Nothing is installed: what else can be done is told, and nothing is built.
+    let load = || {
+        let mut build = shop.build(&context);
+        build.env("PATH", &bin).env_remove("DOCKER_HOST");
+        build.args(["--load", "-t", "example.com/loaded:1", "--provenance=mode=min"]);
+        outcome(&mut build)
+    };
+    let nobody = load();
+    assert!(!nobody.status.success(), "{nobody}");
+    nobody.says("--output type=docker,dest=FILE");
+
+    let place = |name: &str| shop.path(name).display().to_string();
+    let store = format!(
+        "exec podman --root {} --runroot {} --storage-driver vfs --events-backend file --cgroup-manager cgroupfs",
+        place("podman"),
+        place("podman-run")
+    );
+    program("podman", &format!("{store} \"$@\""));
+    load().ok();
+    let mut inspect = Command::new(bin.join("podman"));
+    let seen = outcome(inspect.args(["image", "inspect", "--format", "{{.RepoTags}}", "example.com/loaded:1"])).ok();
+    assert_eq!(seen.text().trim(), "[example.com/loaded:1]");
+
+    // The engine's own reason is told.
+    program("podman", "cat > /dev/null; echo 'no space left in the store' >&2; exit 3");
+    let refused = load();
+    assert!(!refused.status.success(), "{refused}");
+    refused.says("no space left in the store");
+}
+
+#[test]
+fn layers_that_docker_has_are_not_sent_again() {
+    let shop = workshop();
+    let bin = shop.path("bin");
+    fs::create_dir(&bin).unwrap();
+    // Answers as docker does of the image that it was given last.
+    let script = format!(
+        "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\ncd {}\n{}",
+        bin.display(),
+        r#"case "$1 $2" in
+"info "*) echo '[]' ;;
+"image ls") cat ids ;;
+"image inspect") cat layers ;;
+"load "*)
+    cat > loaded.tar
+    config=$(tar -xOf loaded.tar manifest.json | sed 's/.*"Config":"\([^"]*\)".*/\1/')
+    tar -xOf loaded.tar "$config" | sed 's/.*"diff_ids":\[\([^]]*\)\].*/[\1]/' > layers
+    echo "${config##*/}" > ids ;;
+esac
+"#
+    );
+    fs::write(bin.join("docker"), script).unwrap();
+    fs::set_permissions(bin.join("docker"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let context = shop.dockerfile(&format!("{ONE_FILE}COPY note /note\n"));
+    // Blobs beside the config and the manifest.
+    let layers_sent_with = |note: &str| {
+        fs::write(context.join("note"), note).unwrap();
+        let mut build = shop.build(&context);
+        build.env("PATH", &bin).env("DOCKER_HOST", "unix:///nowhere");
+        outcome(build.args(["--load", "-t", "example.com/loaded:1"])).ok();
+        let list = outcome(Command::new("tar").arg("-tf").arg(bin.join("loaded.tar"))).ok().text();
+        list.lines().filter(|line| line.starts_with("blobs/sha256/") && !line.ends_with('/')).count() - 2
+    };
+    assert_eq!(layers_sent_with("one"), 2);
+    assert_eq!(layers_sent_with("two"), 1, "only what is new");
+    assert_eq!(layers_sent_with("two"), 0);
+}

@@ -36,6 +36,8 @@ const EXPORT_STORE: &str = "export";
 /// An image with everything that it is made of.
 struct Made {
     image: Assembled,
+    /// The layers of the last platform, the bottom first.
+    stack: Vec<(Digest, DiffId)>,
     blobs: Blobs,
     names: Names,
 }
@@ -154,6 +156,10 @@ pub async fn to_client(
     response.extend(attrs.metadata.clone());
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
     if attrs.tar.unwrap_or(true) {
+        if kind == ArchiveKind::Docker {
+            let there = attrs.present.dispensable(&made.stack);
+            made.image.layers.retain(|layer| !there.contains(&layer.digest));
+        }
         let mut sink = session.send_tar(index, &response)?;
         let sent = write_archive(&made.image, &names, kind, &made.blobs, &mut sink, &bars).await;
         let finished = sink.finish().await;
@@ -249,6 +255,7 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     let mut blobs = HashMap::new();
     let mut images = Vec::new();
     let mut chains = Vec::new();
+    let mut stack = Vec::new();
     bars.started("exporting layers");
     for (platform, tree) in trees {
         let entry = |key: &str| {
@@ -265,6 +272,7 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
         let records = root_of(result, &platform).filter(|_| bridge.inline_cache());
         let records = records.and_then(|root| inline_records(bridge, root, &packed));
         blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));
+        stack = packed.iter().map(|p| (p.descriptor.digest.clone(), p.diff_id.clone())).collect();
         let layers = packed.iter().map(|p| (p.layer.clone(), p.descriptor.digest.clone())).collect();
         chains.push(sbom::Chain { tree, layers });
         images.push(Image {
@@ -289,7 +297,7 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
     }
     let image = assemble(&Input { images, several }, attrs)?;
     let names = Names::of(attrs, own, &image.root.digest);
-    Ok(Made { image, blobs: Blobs(blobs), names })
+    Ok(Made { image, stack, blobs: Blobs(blobs), names })
 }
 
 /// The ref behind a platform of a result.

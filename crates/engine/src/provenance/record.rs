@@ -9,7 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use cooper_attest::{Error, Layers, Moment, Params, ProvenanceParams};
+use cooper_attest::{End, Error, Layers, Moment, Params, ProvenanceParams};
 use cooper_export::Platforms;
 use cooper_oci::{Descriptor, Digest};
 use serde_json::json;
@@ -71,14 +71,14 @@ pub fn for_history(
 struct Late {
     predicate: cooper_attest::Predicate,
     bridge: Bridge,
-    finished: Arc<OnceLock<jiff::Timestamp>>,
+    finished: Arc<OnceLock<End>>,
 }
 
 fn late(
     bridge: &Bridge,
     captured: &Captured,
     params: ProvenanceParams,
-    finished: &Arc<OnceLock<jiff::Timestamp>>,
+    finished: &Arc<OnceLock<End>>,
 ) -> Result<Late, BuildError> {
     let config = bridge.provenance_config();
     let moment = Moment {
@@ -102,7 +102,12 @@ impl Predicate for Late {
 
 impl Late {
     fn now(&self) -> Bytes {
-        let finished = *self.finished.get_or_init(|| timestamp(SystemTime::now()));
+        let finished = self.finished.get_or_init(|| {
+            let at = timestamp(SystemTime::now());
+            let wanted = self.predicate.params().capture_usage;
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{file}")).ok();
+            End { at, system: wanted.then(|| cooper_attest::system_sample(at, read)).flatten() }
+        });
         self.predicate.json(finished, &self.layers()).into()
     }
 

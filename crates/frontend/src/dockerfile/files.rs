@@ -65,7 +65,8 @@ async fn read_dockerfile(source: &Ref, name: &str, lower: Option<&str>) -> Resul
         }
     }
     let missing = format!("open {name}: no such file or directory");
-    Err(doing(BuildError::new(FailureClass::NotFound, missing)))
+    // Without a class: clients show one in front of the text that tools look for.
+    Err(doing(BuildError::new(FailureClass::Unknown, missing)))
 }
 
 /// The ignore file of a directory of the client.

@@ -71,7 +71,7 @@ pub(crate) fn open(
     let attrs = Attributes::new("gha", attrs, env);
     let token = attrs.get("token").ok_or_else(|| attrs.fault("token is missing: set it or $ACTIONS_RUNTIME_TOKEN"))?;
     let (base, v2) = service(&attrs)?;
-    let now = jiff::Timestamp::now().as_second() as f64;
+    let now = jiff::Timestamp::now().as_duration().as_secs_f64();
     let claims = token::claims(token, now).map_err(|e| attrs.fault(e))?;
     let backoff = backoff.unwrap_or(Backoff { attempts: 20, ..Backoff::default() });
     let courtesy = backoff.first * 60;

@@ -6,8 +6,9 @@ use super::{
     blocks::BlockBlob,
     bucket::{Bucket, Layout, Service},
     exchange::{Answer, Body, Exchange, Head, RequestError},
-    known, part_size,
+    known, next_page, part_size,
     s3::xml,
+    unless_absent, version,
 };
 use crate::{Backend, Result, Version, attributes::Attributes};
 use async_trait::async_trait;
@@ -136,10 +137,7 @@ impl Service for Azure {
 impl ObjectStore for Azure {
     async fn prepare(&self) -> Result<(), RequestError> {
         let url = self.url("", &[("restype", "container")]);
-        let error = match self.call(Head::new(Method::HEAD, url.clone()), Body::Empty).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
+        let Err(error) = self.call(Head::new(Method::HEAD, url.clone()), Body::Empty).await else { return Ok(()) };
         match error.status() {
             Some(404) => match self.call(Head::new(Method::PUT, url), Body::Empty).await {
                 Err(error) if error.code() != "ContainerAlreadyExists" => Err(error),
@@ -152,20 +150,14 @@ impl ObjectStore for Azure {
     }
 
     async fn head(&self, key: &str) -> Result<Option<Known>, RequestError> {
-        match self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await {
-            Ok(answer) => Ok(Some(known(&answer.headers))),
-            Err(error) if error.status() == Some(404) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let answer = self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
+        Ok(unless_absent(answer)?.map(|answer| known(&answer.headers)))
     }
 
     async fn read(&self, key: &str, limit: u64) -> Result<Option<(Bytes, Option<Version>)>, RequestError> {
         let head = Head::new(Method::GET, self.url(key, &[]));
-        match self.exchange.call(&self.identity, &head, Body::Empty, limit).await {
-            Ok(answer) => Ok(Some((answer.body.clone(), version(&answer)))),
-            Err(error) if error.status() == Some(404) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let answer = self.exchange.call(&self.identity, &head, Body::Empty, limit).await;
+        Ok(unless_absent(answer)?.map(|answer| (answer.body.clone(), version(&answer))))
     }
 
     async fn open(&self, key: &str, offset: u64) -> Result<reqwest::Response, RequestError> {
@@ -257,7 +249,7 @@ impl ObjectStore for Azure {
                     size: b.properties.size,
                 }),
             );
-            match page.next_marker.filter(|next| !next.is_empty() && *next != marker) {
+            match next_page(page.next_marker, &marker) {
                 Some(next) => marker = next,
                 None => return Ok(objects),
             }
@@ -265,15 +257,8 @@ impl ObjectStore for Azure {
     }
 
     async fn delete(&self, key: &str) -> Result<(), RequestError> {
-        match self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await {
-            Err(error) if error.status() != Some(404) => Err(error),
-            _ => Ok(()),
-        }
+        unless_absent(self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
     }
-}
-
-fn version(answer: &Answer) -> Option<Version> {
-    answer.header("etag").map(|tag| Version(tag.to_owned()))
 }
 
 #[cfg(test)]
@@ -297,7 +282,7 @@ mod tests {
     fn attributes_that_make_no_sense_are_told() {
         let check = |pairs: &[(&str, &str)]| {
             let attrs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            open(&attrs, &|_| None, None).map(|b| b.name()).unwrap_or_else(|e| e.to_string())
+            open(&attrs, &|_| None, None).map_or_else(|e| e.to_string(), |b| b.name())
         };
         insta::assert_snapshot!(
             [

@@ -134,7 +134,7 @@ fn string_to_sign(account: &str, head: &Head) -> String {
     }
     for (key, mut values) in query {
         values.sort();
-        resource.push_str(&format!("\n{key}:{}", values.join(",")));
+        resource.extend(["\n", &key, ":", &values.join(",")]);
     }
     lines.push(resource);
     lines.join("\n")

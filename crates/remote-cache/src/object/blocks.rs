@@ -122,5 +122,5 @@ impl BlockBlob<'_> {
 /// in one blob have the same length, as the service demands.
 fn block_id(desc: &Descriptor, number: u32, size: u64) -> String {
     let digest: String = desc.digest.hex().chars().take(16).collect();
-    base64::engine::general_purpose::STANDARD.encode(format!("{digest}-{:012x}-{number:05}", size))
+    base64::engine::general_purpose::STANDARD.encode(format!("{digest}-{size:012x}-{number:05}"))
 }

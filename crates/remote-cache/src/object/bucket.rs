@@ -83,7 +83,7 @@ impl<S: Service> Bucket<S> {
 
     async fn prepare(&self) -> Result<()> {
         let prepared = self.0.prepared.get_or_try_init(|| self.0.store.prepare()).await;
-        prepared.map(|()| ()).map_err(self.failed("cannot prepare the place"))
+        prepared.copied().map_err(self.failed("cannot prepare the place"))
     }
 
     async fn write(&self, name: &str, bytes: &Bytes, over: Option<&Version>) -> Result<Option<Version>> {

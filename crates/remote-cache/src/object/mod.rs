@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::BlobSource;
 use cooper_oci::Descriptor;
-use exchange::RequestError;
+use exchange::{Answer, RequestError};
 use jiff::Timestamp;
 use std::{
     fmt,
@@ -109,6 +109,25 @@ fn known(headers: &http::HeaderMap) -> Known {
     let now = time("date").unwrap_or_else(Timestamp::now);
     let age = time("last-modified").map(|then| now.duration_since(then).try_into().unwrap_or(Duration::ZERO));
     Known { size, age }
+}
+
+/// What a service answered; none when it says that there is no such object.
+fn unless_absent<T>(outcome: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+    match outcome {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.status() == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The version of what was read or written.
+fn version(answer: &Answer) -> Option<Version> {
+    answer.header("etag").map(|tag| Version(tag.to_owned()))
+}
+
+/// Where a list goes on. A place that was just there is the end, whatever the service says.
+fn next_page(said: Option<String>, current: &str) -> Option<String> {
+    said.filter(|next| !next.is_empty() && next != current)
 }
 
 /// The parts that a blob is sent in: `(number from 1, bytes)`. At most 9,000, fewer than any service allows.

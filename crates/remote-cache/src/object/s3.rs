@@ -5,7 +5,7 @@ use super::{
     bucket::{Bucket, Layout, Service},
     exchange::{Answer, Body, Exchange, Head, RequestError},
     identity::Identity,
-    known, part_size,
+    known, next_page, part_size, unless_absent, version,
 };
 use crate::{Backend, Result, Version, attributes::Attributes};
 use async_trait::async_trait;
@@ -166,19 +166,15 @@ impl Service for S3 {
 #[async_trait]
 impl ObjectStore for S3 {
     async fn head(&self, key: &str) -> Result<Option<Known>, RequestError> {
-        match self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await {
-            Ok(answer) => Ok(Some(known(&answer.headers))),
-            Err(error) if error.status() == Some(404) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let answer = self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
+        Ok(unless_absent(answer)?.map(|answer| known(&answer.headers)))
     }
 
     async fn read(&self, key: &str, limit: u64) -> Result<Option<(Bytes, Option<Version>)>, RequestError> {
         let head = Head::new(Method::GET, self.url(key, &[]));
         match self.exchange.call(&self.identity, &head, Body::Empty, limit).await {
-            Ok(answer) => Ok(Some((answer.body.clone(), version(&answer)))),
-            Err(error) if error.status() == Some(404) && error.code() != "NoSuchBucket" => Ok(None),
-            Err(error) => Err(error),
+            Err(error) if error.code() == "NoSuchBucket" => Err(error),
+            answer => Ok(unless_absent(answer)?.map(|answer| (answer.body.clone(), version(&answer)))),
         }
     }
 
@@ -240,7 +236,7 @@ impl ObjectStore for S3 {
                 key: c.key,
                 size: c.size,
             }));
-            match page.next_continuation_token.filter(|t| !t.is_empty() && token.as_ref() != Some(t)) {
+            match next_page(page.next_continuation_token, token.as_deref().unwrap_or_default()) {
                 Some(next) => token = Some(next),
                 None => return Ok(objects),
             }
@@ -248,15 +244,8 @@ impl ObjectStore for S3 {
     }
 
     async fn delete(&self, key: &str) -> Result<(), RequestError> {
-        match self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await {
-            Err(error) if error.status() != Some(404) => Err(error),
-            _ => Ok(()),
-        }
+        unless_absent(self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
     }
-}
-
-fn version(answer: &Answer) -> Option<Version> {
-    answer.header("etag").map(|tag| Version(tag.to_owned()))
 }
 
 /// Reads a document of the service.
@@ -300,7 +289,7 @@ mod tests {
     fn attributes_that_make_no_sense_are_told() {
         let check = |attrs: &[(&str, &str)]| {
             let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            open(&attrs, &|_| None, None).map(|b| b.name()).unwrap_or_else(|e| e.to_string())
+            open(&attrs, &|_| None, None).map_or_else(|e| e.to_string(), |b| b.name())
         };
         let base = [("bucket", "b"), ("region", "r"), ("prefix", "p/")];
         let with = |pair| check(&[base[0], base[1], base[2], pair]);

@@ -76,7 +76,8 @@ impl S3 {
         #[serde(rename_all = "PascalCase")]
         struct Upload {
             key: String,
-            upload_id: String,
+            #[serde(rename = "UploadId")]
+            id: String,
             #[serde(default)]
             initiated: String,
         }
@@ -84,7 +85,7 @@ impl S3 {
         let answer = self.call(Head::new(Method::GET, url.clone()), Body::Empty).await.ok()?;
         let uploads: Uploads = xml(&url, &answer.body).ok()?;
         let mine = uploads.upload.into_iter().filter(|u| u.key == key);
-        let upload = mine.max_by(|a, b| a.initiated.cmp(&b.initiated))?.upload_id;
+        let upload = mine.max_by(|a, b| a.initiated.cmp(&b.initiated))?.id;
         let kept = self.kept(key, &upload).await.ok()?;
         tracing::debug!(key, parts = kept.len(), "an upload is taken up again");
         Some((upload, kept))
@@ -103,7 +104,8 @@ impl S3 {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Part {
-            part_number: u32,
+            #[serde(rename = "PartNumber")]
+            number: u32,
             size: u64,
             #[serde(rename = "ETag")]
             tag: String,
@@ -114,7 +116,7 @@ impl S3 {
             let url = self.url(key, &[("uploadId", upload), ("part-number-marker", &marker_text)]);
             let answer = self.call(Head::new(Method::GET, url.clone()), Body::Empty).await?;
             let page: Page = xml(&url, &answer.body)?;
-            kept.extend(page.part.into_iter().map(|p| (p.part_number, (p.size, p.tag))));
+            kept.extend(page.part.into_iter().map(|p| (p.number, (p.size, p.tag))));
             match page.next_part_number_marker.filter(|next| page.is_truncated && *next > marker) {
                 Some(next) => marker = next,
                 None => return Ok(kept),

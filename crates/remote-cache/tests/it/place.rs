@@ -20,7 +20,7 @@ pub fn layers(sizes: &[usize]) -> Layers {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let layer = |(index, size): (usize, &usize)| {
-        let bytes: Vec<u8> = (0..*size).map(|at| (at as u64 * 2_654_435_761 >> 13) as u8 ^ index as u8).collect();
+        let bytes: Vec<u8> = (0..*size).map(|at| ((at as u64 * 2_654_435_761) >> 13) as u8 ^ index as u8).collect();
         let digest = store.put(&bytes).unwrap();
         let mut desc = Descriptor::new(media_types::OCI_LAYER_GZIP, digest.clone(), *size as u64);
         desc.annotations.insert(annotations::UNCOMPRESSED.to_owned(), digest.to_string());

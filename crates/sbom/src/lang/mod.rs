@@ -55,7 +55,7 @@ pub fn file(scanner: &mut Scanner, path: &str, name: &str) {
     if let Some((_, read)) = ENDS.iter().find(|(end, _)| name.ends_with(end)) {
         return read(scanner, path);
     }
-    if name.starts_with("requirements") && name.ends_with(".txt") {
+    if name.strip_prefix("requirements").is_some_and(|rest| rest.strip_suffix(".txt").is_some()) {
         return python::requirements(scanner, path);
     }
     if may_be_program(name) && scanner.executable(path) {
