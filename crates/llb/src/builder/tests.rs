@@ -315,3 +315,23 @@ fn json_follows_the_tools() {
     assert!(op.is_object());
     assert!(converted["source"].is_object());
 }
+
+/// Clients encode the op of an error anew, with what kind of op it is behind all else, and look for the digest.
+#[test]
+fn the_kind_of_an_op_is_written_last() {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    let definition = exec(&["x"]).outputs(Meta::default()).unwrap().root.marshal().unwrap();
+    let mut kinds = 0;
+    for raw in &definition.def {
+        let (mut rest, mut fields) = (raw.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let (field, wire) = decode_key(&mut rest).unwrap();
+            skip_field(wire, field, &mut rest, DecodeContext::default()).unwrap();
+            fields.push(field);
+        }
+        let kind = fields.iter().position(|field| (2..=8).contains(field));
+        kinds += usize::from(kind.is_some());
+        assert!(kind.is_none_or(|at| at + 1 == fields.len()), "{fields:?}");
+    }
+    assert!(kinds > 0);
+}
