@@ -163,6 +163,7 @@ impl Capture {
         local.iter().for_each(|l| self.add_local(l));
         other.secrets.iter().for_each(|(id, optional)| self.add_secret(id, *optional));
         other.ssh.iter().for_each(|(id, optional)| self.add_ssh(id, *optional));
+        self.samples.extend(other.samples);
         self.network |= other.network;
         self.incomplete |= other.incomplete;
     }

@@ -10,5 +10,5 @@ mod server;
 mod services;
 mod telemetry;
 
-pub use server::{Daemon, ServeError, isolation};
+pub use server::{Daemon, ServeError, isolation, registries};
 pub use services::{BUILDKIT_VERSION, DOCKERFILE_VERSION, PACKAGE};

@@ -5,8 +5,8 @@ use crate::{
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
     services::{
-        ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE, TraceSink,
-        describe_error,
+        CachesService, ContentService, ControlService, Draining, FrontendServer, GatewayService, MAX_MESSAGE,
+        TraceSink, describe_error,
     },
     telemetry::{Collector, CollectorSettings, RpcFigures, RpcLayer, serve_debug},
 };
@@ -15,7 +15,8 @@ use cooper_registry::{Credentials, HostConfig, HostsConfig, KeyPair};
 use cooper_sandbox::network::{NetworkConfig, NetworkMode};
 use cooper_wire::{
     content::content_server::ContentServer, control::control_server::ControlServer,
-    gateway::llb_bridge_server::LlbBridgeServer, trace::trace_service_server::TraceServiceServer,
+    cooperage::caches_server::CachesServer, gateway::llb_bridge_server::LlbBridgeServer,
+    trace::trace_service_server::TraceServiceServer,
 };
 use futures::{Stream, StreamExt as _};
 use std::{io, sync::Arc};
@@ -125,9 +126,11 @@ impl Daemon {
             () = stop.cancelled() => {}
         }
         listen::notify(NotifyState::Stopping).ok();
-        tracing::info!(builds = self.draining.running(), "stopping server");
+        let exports = self.engine.cache_exports().clone();
+        tracing::info!(builds = self.draining.running(), cache_exports = exports.running(), "stopping server");
         let drained = async {
             self.draining.drain().await;
+            exports.idle().await;
             closed.cancel();
         };
         tokio::pin!(drained);
@@ -139,9 +142,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// The end: what is finished reaches the disk, and the trace collector if there is one; what the machine lent is given
-    /// back.
+    /// The end: exports that go on are awaited; what is finished reaches the disk, and the trace collector if there is one;
+    /// what the machine lent is given back.
     pub async fn close(&self) {
+        self.engine.cache_exports().idle().await;
         let engine = self.engine.clone();
         tokio::task::spawn_blocking(move || engine.shut_down()).await.ok();
         if let Some(collector) = &self.collector {
@@ -186,6 +190,7 @@ impl Daemon {
             .add_service(
                 TraceServiceServer::new(TraceSink::new(self.engine.clone())).max_decoding_message_size(MAX_MESSAGE),
             )
+            .add_service(CachesServer::new(CachesService::new(self.engine.clone())))
             .add_service(health_service)
             .add_optional_service(reflection().build_v1().ok())
             .add_optional_service(reflection().build_v1alpha().ok())
@@ -282,6 +287,16 @@ fn network_config(config: &DaemonConfig) -> Result<NetworkConfig, ServeError> {
         bridge_name: network.bridge_name.clone(),
         bridge_subnet: network.bridge_subnet.clone(),
     })
+}
+
+/// The registries of a configuration file; none when there is no such file.
+///
+/// # Errors
+///
+/// A file that cannot be read.
+pub fn registries(file: &std::path::Path) -> Result<HostsConfig, ConfigError> {
+    let config = crate::config::load(file)?.config;
+    Ok(HostsConfig(config.registries.iter().map(|(host, r)| (host.clone(), host_config(r))).collect()))
 }
 
 fn host_config(r: &RegistryConfig) -> HostConfig {

@@ -7,6 +7,7 @@ pub use crate::ref_files::DirQuery;
 use crate::{
     attestation::Attestation,
     build_error::{BuildError, FailedVertex, FailureClass},
+    caches::ImportOutcome,
     domain::{Build, BuildJob},
     engine::EngineInner,
     layer_store::random_id,
@@ -24,7 +25,7 @@ use cooper_solver::{Edge, Job, SolveError, Warning};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -232,6 +233,8 @@ struct BridgeInner {
     origins: Mutex<Vec<u64>>,
     /// Remote caches that are imported.
     imports: Mutex<HashSet<String>>,
+    /// What became of them.
+    outcomes: Arc<Mutex<Vec<ImportOutcome>>>,
     /// Whether images get cache records into their configs.
     inline_cache: AtomicBool,
 }
@@ -260,8 +263,8 @@ impl Bridge {
 
     pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>, asked: Asked) -> Self {
         let job = engine.solver.job(data.clone(), data.status.clone());
-        let (ops, configs, origins, imports, inline_cache) = Default::default();
-        let inner = BridgeInner { engine, job, data, ops, configs, origins, imports, inline_cache };
+        let (ops, configs, origins, imports, outcomes, inline_cache) = Default::default();
+        let inner = BridgeInner { engine, job, data, ops, configs, origins, imports, outcomes, inline_cache };
         Self { inner: Arc::new(inner), scope: Arc::new(Scope::outermost(asked)) }
     }
 
@@ -316,6 +319,33 @@ impl Bridge {
     /// Notes that a remote cache is imported; false when it is already.
     pub(crate) fn is_new_import(&self, id: &str) -> bool {
         self.inner.imports.lock().insert(id.to_owned())
+    }
+
+    /// Ids of the cache mounts that steps of this build name.
+    pub(crate) fn cache_mount_ids(&self) -> BTreeSet<String> {
+        let ops: Vec<bytes::Bytes> = self.inner.ops.lock().values().map(|known| known.raw.clone()).collect();
+        let mut ids = BTreeSet::new();
+        for raw in ops {
+            let op = <pb::Op as prost::Message>::decode(raw).ok().and_then(|op| op.op);
+            let Some(pb::op::Op::Exec(exec)) = op else { continue };
+            let caches = exec.mounts.into_iter().filter_map(|mount| mount.cache_opt);
+            ids.extend(caches.map(|options| options.id).filter(|id| !id.is_empty()));
+        }
+        ids
+    }
+
+    /// What became of imports so far.
+    pub(crate) fn import_outcomes(&self) -> Vec<ImportOutcome> {
+        self.inner.outcomes.lock().clone()
+    }
+
+    /// Where imports tell what became of them.
+    pub(crate) fn import_log(&self) -> Arc<Mutex<Vec<ImportOutcome>>> {
+        self.inner.outcomes.clone()
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<EngineInner> {
+        &self.inner.engine
     }
 
     /// Says whether images get cache records into their configs.

@@ -183,13 +183,27 @@ impl CacheMounts {
             return Self::lease(self, dir, sharing).await;
         }
         worker.bring(&wanted.seed, cx).await?;
+        let travels = wanted.seed.is_scratch().then(|| wanted.id.clone());
         let (own, new_key) = (worker.clone(), key.0.clone());
         let create = move || own.caches.create(&own, &new_key, &wanted.id, &wanted.seed);
         let made = tokio::task::spawn_blocking(create).await;
         let dir = made.map_err(StepError::while_doing("cannot make a cache mount"))??;
+        if let Some(id) = travels {
+            Self::fill(worker, &id, &dir, cx).await;
+        }
         // Somebody may have made one meanwhile; for shared and locked mounts the first one counts.
         let dir = self.publish(&key.0, dir, sharing);
         Self::lease(self, dir, sharing).await
+    }
+
+    /// Begins a new directory with what an imported cache has of the mount.
+    async fn fill(worker: &Worker, id: &str, dir: &CacheDir, cx: &OpContext<Build>) {
+        let options = worker.apply_options(cooper_layer::Whiteouts::Literal);
+        for job in cx.jobs() {
+            if job.mount_sources.fill(id, &dir.dir, &options).await {
+                return;
+            }
+        }
     }
 
     /// An existing directory that `sharing` may use. A private one must be free: nobody but the list holds it.
@@ -254,6 +268,19 @@ impl CacheMounts {
             }
         }
         Ok(CacheLease { dir, _guard: guard })
+    }
+
+    /// The directory of the mount `id` that was used last, when none but itself was its seed. It stays as long as what
+    /// is returned first is held.
+    pub fn newest(&self, id: &str) -> Option<(impl Send + Sync + use<>, PathBuf)> {
+        let dirs = self.dirs.lock();
+        let of_id = dirs.values().flatten().filter(|dir| {
+            let record = dir.record.lock();
+            record.id == id && !record.seeded
+        });
+        let newest = of_id.max_by_key(|dir| dir.record.lock().last_used)?.clone();
+        let path = newest.dir.clone();
+        Some((newest, path))
     }
 
     /// Every directory: name, record, whether a step uses it now.

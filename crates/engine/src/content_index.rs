@@ -43,7 +43,9 @@ impl Worker {
                 }
             }
             worker.save_indexes(&tree);
-            Ok(digester.finish())
+            let digest = digester.finish();
+            worker.file_lists.note(&digest, index, selectors);
+            Ok(digest)
         };
         tokio::task::spawn_blocking(work).await.map_err(StepError::while_doing("cannot digest a file tree"))?
     }

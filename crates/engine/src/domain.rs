@@ -6,6 +6,7 @@ use cooper_sandbox::ExitCause;
 use cooper_solver::Domain;
 use parking_lot::{Mutex, RwLock};
 use std::{
+    collections::BTreeMap,
     error::Error as StdError,
     fmt,
     sync::{
@@ -61,6 +62,10 @@ pub struct BuildJob {
     pub keep_failed: AtomicBool,
     /// Its steps go through a proxy that writes down what they fetch.
     pub proxy_network: bool,
+    /// What its steps used of the machine, by vertex.
+    usage: Mutex<BTreeMap<String, serde_json::Value>>,
+    /// Cache mounts that its imported caches have.
+    pub(crate) mount_sources: crate::caches::mounts::MountSources,
     /// What they have fetched so far, by step.
     fetched: Mutex<Vec<(Digest, cooper_proxy::Record)>>,
 }
@@ -85,8 +90,20 @@ impl BuildJob {
             policy: crate::policy::SourcePolicy::default(),
             keep_failed: AtomicBool::new(false),
             proxy_network: false,
+            usage: Mutex::default(),
+            mount_sources: crate::caches::mounts::MountSources::default(),
             fetched: Mutex::default(),
         }
+    }
+
+    /// Writes down what a step has used of the machine.
+    pub fn add_usage(&self, vertex: &Digest, sample: serde_json::Value) {
+        self.usage.lock().insert(vertex.to_string(), sample);
+    }
+
+    /// What a step of this build has used; nothing for one that was cached.
+    pub fn usage(&self, vertex: &Digest) -> Option<serde_json::Value> {
+        self.usage.lock().get(vertex.as_str()).cloned()
     }
 
     /// Writes down what the proxy of a step has seen.

@@ -4,9 +4,10 @@ use crate::{
     bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
-    caches::{self, CacheExport, CacheSpec},
+    caches::{self, Background, CacheExport, CacheSpec},
     compatibility::Compatibility,
     domain::{Build, BuildJob},
+    explain,
     exporting::{Exporter, ExporterSpec, made, verify, warn},
     frontend_image::GatewayServer,
     gateway::{Driven, Gateway},
@@ -133,6 +134,7 @@ pub struct EngineInner {
     pub(crate) gateway_server: Option<Arc<dyn GatewayServer>>,
     pub(crate) provenance: ProvenanceConfig,
     pub(crate) origins: Origins,
+    pub(crate) exports: Arc<Background>,
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
@@ -227,6 +229,7 @@ mod layout {
     pub const CACHE_MOUNTS: &str = "cache-mounts";
     pub const LOCALS: &str = "locals";
     pub const INDEXES: &str = "indexes";
+    pub const FILE_LISTS: &str = "file-lists";
     pub const SANDBOX: &str = "sandbox";
     pub const HTTP: &str = "http";
     pub const GIT: &str = "git";
@@ -237,7 +240,7 @@ impl Engine {
     /// Opens a root directory. Must be called within a tokio runtime. The caller holds the lock of the root.
     pub fn open(config: EngineConfig, frontends: Vec<Arc<dyn Frontend>>) -> Result<Self, OpenError> {
         let root = &config.root;
-        for dir in ["", layout::CACHE_MOUNTS, layout::LOCALS, layout::INDEXES] {
+        for dir in ["", layout::CACHE_MOUNTS, layout::LOCALS, layout::INDEXES, layout::FILE_LISTS] {
             make_dir(&root.join(dir))?;
         }
         cooper_rooted::spread_children(&root.join(layout::LOCALS));
@@ -275,6 +278,7 @@ impl Engine {
             registry: Registry::new(config.registries, options),
             credentials: config.credentials,
             indexes: root.join(layout::INDEXES),
+            file_lists: crate::explain::files::FileLists::open(root.join(layout::FILE_LISTS)),
             sources: Mutex::default(),
             names: Arc::new(ImageNames::open(meta.clone())?),
             losses: Arc::default(),
@@ -294,6 +298,7 @@ impl Engine {
             solver: Solver::new(store, SolverOptions { max_parallelism: config.max_parallelism }),
             worker,
             keys,
+            exports: Arc::new(Background::open(meta.clone())?),
             meta,
             caps: CapSet::llb(),
             gc: config.gc,
@@ -330,6 +335,11 @@ impl Engine {
         &self.inner.worker.layers.content
     }
 
+    /// Exports to remote caches that go on behind their builds.
+    pub fn cache_exports(&self) -> &Arc<Background> {
+        &self.inner.exports
+    }
+
     pub(crate) fn inner(&self) -> &Arc<EngineInner> {
         &self.inner
     }
@@ -342,8 +352,12 @@ impl Engine {
     async fn build_whole(&self, request: BuildRequest) -> Result<BuildResponse, BuildError> {
         let running = self.register(&request)?;
         let mut recording = (!request.internal).then(|| self.inner.history.begin(&request, &running.status));
-        let outcome = self.run(&running, &mut recording, request).await;
+        let (arguments, mut kept) = (explain::arguments(&request.request.opts), None);
+        let outcome = self.run(&running, &mut recording, &mut kept, request).await;
         running.status.close();
+        if let (Some(recording), Some(bridge)) = (&mut recording, kept.take()) {
+            recording.explanation(explain::explain(&bridge, arguments).await);
+        }
         if let Some(recording) = recording {
             recording.complete(outcome.as_ref().err().cloned()).await;
         }
@@ -366,6 +380,7 @@ impl Engine {
         &self,
         running: &Registered,
         recording: &mut Option<Recording>,
+        kept: &mut Option<Bridge>,
         request: BuildRequest,
     ) -> Result<BuildResponse, BuildError> {
         let grants = Grants::parse(&request.entitlements)?;
@@ -389,6 +404,8 @@ impl Engine {
         let opts = request.request.opts.clone();
         data.keep_failed = driven.into();
         let bridge = Bridge::new(self.inner.clone(), Arc::new(data), asked);
+        // A build without a record is not explained either, and ends with its last user.
+        *kept = recording.is_some().then(|| bridge.clone());
         bridge.import_caches(request.cache_imports);
         let caches = caches::open_exports(bridge.clone(), request.cache_exports).await?;
         // The client's side of the build stays open until the end: exporters of its session may read the result by it.
@@ -572,6 +589,7 @@ impl Engine {
 
     /// Waits until everything that is finished is on disk. Blocks.
     pub fn flush(&self) {
+        self.inner.worker.file_lists.flush();
         self.inner.meta.flush();
     }
 

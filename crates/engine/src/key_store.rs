@@ -2,15 +2,17 @@
 
 use crate::{
     domain::Build,
-    layer_store::{LayerId, LayerStore},
+    explain::parts::Parts,
+    layer_store::{LayerId, LayerStore, millis},
     meta::{Meta, MetaError, Table},
     tree::Tree,
 };
 use cooper_solver::{Key, KeyRecord, KeyStore};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 /// One entry per output: the stack of layers, or nothing when the output is not kept.
@@ -23,8 +25,33 @@ pub struct PersistentKeys {
     aliases: RwLock<HashMap<Key, Vec<Key>>>,
     results: RwLock<HashMap<Key, Outputs>>,
     /// Records of this run; the database has them only a moment later.
-    records: RwLock<HashMap<Key, KeyRecord>>,
+    records: RwLock<HashMap<Key, KeptRecord>>,
+    /// Parts of ops on their way to the database; none for those that are there.
+    parts: Mutex<HashMap<cooper_oci::Digest, Option<Parts>>>,
 }
+
+/// The parts of a key with the time when it was first made here.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeptRecord {
+    /// The parts.
+    #[serde(flatten)]
+    pub record: KeyRecord,
+    /// Milliseconds since the epoch; 0 when it was not noted.
+    #[serde(default)]
+    pub created: u64,
+}
+
+/// The removal of a result.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Eviction {
+    /// Milliseconds since the epoch.
+    pub at: u64,
+    /// Which rule of garbage collection, or `prune`.
+    pub by: String,
+}
+
+/// Most removals that are remembered of one key.
+const MAX_EVICTIONS: usize = 4;
 
 /// What is known about one key, as it is shown to those who ask why something was or was not cached.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -42,6 +69,10 @@ pub struct KeyExplained {
 
 /// Most canonical keys that are kept for one definition.
 const MAX_ALIASES: usize = 8;
+/// Ops whose parts are kept in memory, too, because the database may not have them yet.
+const MAX_WAITING: usize = 2048;
+/// Most records that are kept; beyond, those without results make room.
+const MAX_RECORDS: usize = 40_000;
 
 impl PersistentKeys {
     /// Reads what earlier runs kept.
@@ -55,19 +86,91 @@ impl PersistentKeys {
             aliases: RwLock::new(aliases),
             results: RwLock::new(results),
             records: RwLock::default(),
+            parts: Mutex::default(),
         })
     }
 
-    /// Forgets every result that a removed layer was part of.
-    pub fn forget_layers(&self, removed: &HashSet<LayerId>) {
+    /// Forgets every result that a removed layer was part of, and notes who removed it.
+    pub fn forget_layers(&self, removed: &HashSet<LayerId>, by: &str) {
+        let at = millis(SystemTime::now());
         let mut results = self.results.write();
         results.retain(|key, outputs| {
             let keep = !outputs.iter().flatten().flatten().any(|id| removed.contains(id));
             if !keep {
                 self.meta.delete(Table::Results, key.0.as_str());
+                let mut known = self.evictions(key);
+                known.insert(0, Eviction { at, by: by.to_owned() });
+                known.truncate(MAX_EVICTIONS);
+                self.meta.put(Table::Evictions, key.0.as_str(), &known);
             }
             keep
         });
+    }
+
+    /// When the results of a key were removed, the latest removal first.
+    pub fn evictions(&self, key: &Key) -> Vec<Eviction> {
+        self.meta.get(Table::Evictions, key.0.as_str()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Every record, those of this run in their latest state. When there are too many, the oldest without results go.
+    /// Blocks.
+    pub fn all_records(&self) -> Result<HashMap<Key, KeptRecord>, MetaError> {
+        let stored = self.meta.all::<KeptRecord>(Table::KeyRecords)?;
+        let mut all: HashMap<Key, KeptRecord> =
+            stored.into_iter().filter_map(|(key, record)| Some((Key(key.parse().ok()?), record))).collect();
+        all.extend(self.records.read().iter().map(|(key, record)| (key.clone(), record.clone())));
+        if all.len() > MAX_RECORDS {
+            let results = self.results.read();
+            let mut spare: Vec<(u64, Key)> =
+                all.iter().filter(|(key, _)| !results.contains_key(key)).map(|(k, r)| (r.created, k.clone())).collect();
+            spare.sort();
+            for (_, key) in spare.into_iter().take(all.len() - MAX_RECORDS / 4 * 3) {
+                self.meta.delete(Table::KeyRecords, key.0.as_str());
+                self.meta.delete(Table::Evictions, key.0.as_str());
+                self.records.write().remove(&key);
+                all.remove(&key);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps the parts of a key that has no results of its own: a source's.
+    pub fn keep_record(&self, key: &Key, record: &KeyRecord) {
+        let known = self.kept(key).ok().flatten();
+        if known.is_none() {
+            let kept = KeptRecord { record: record.clone(), created: millis(SystemTime::now()) };
+            self.meta.put(Table::KeyRecords, key.0.as_str(), &kept);
+            self.records.write().insert(key.clone(), kept);
+        }
+    }
+
+    /// The named parts of an op, when they are known.
+    pub fn op_parts(&self, op: &cooper_oci::Digest) -> Option<Parts> {
+        let waiting = self.parts.lock().get(op).cloned().flatten();
+        waiting.or_else(|| self.meta.get(Table::OpParts, op.as_str()).ok().flatten())
+    }
+
+    /// Gives back the memory of parts that the database has by now.
+    pub fn settle_op_parts(&self) {
+        self.parts.lock().values_mut().for_each(|parts| *parts = None);
+    }
+
+    /// Keeps the named parts of an op, unless they are known.
+    pub fn keep_op_parts(&self, op: &cooper_oci::Digest, parts: impl FnOnce() -> Parts) {
+        let mut known = self.parts.lock();
+        if known.contains_key(op) {
+            return;
+        }
+        if known.len() >= MAX_WAITING {
+            // The database has them by now.
+            known.clear();
+        }
+        let there = self.meta.get::<Parts>(Table::OpParts, op.as_str()).ok().flatten().is_some();
+        let made = (!there).then(parts);
+        if let Some(made) = &made {
+            self.meta.put(Table::OpParts, op.as_str(), made);
+        }
+        known.insert(op.clone(), made);
     }
 
     /// Everything that is known about keys with results, in the order of the keys.
@@ -89,7 +192,7 @@ impl PersistentKeys {
     }
 
     /// The parts that a key was made of.
-    fn parts(&self, key: &Key) -> Result<Option<KeyRecord>, MetaError> {
+    fn kept(&self, key: &Key) -> Result<Option<KeptRecord>, MetaError> {
         if let Some(record) = self.records.read().get(key) {
             return Ok(Some(record.clone()));
         }
@@ -133,7 +236,7 @@ impl KeyStore<Build> for PersistentKeys {
     }
 
     fn record(&self, key: &Key) -> Option<KeyRecord> {
-        self.parts(key).ok().flatten()
+        self.kept(key).ok().flatten().map(|kept| kept.record)
     }
 
     fn save(&self, key: &Key, record: &KeyRecord, outputs: &[Option<Tree>]) {
@@ -143,9 +246,17 @@ impl KeyStore<Build> for PersistentKeys {
         if !stored.iter().flatten().flatten().all(known) {
             return;
         }
+        let known = self.kept(key).ok().flatten();
+        let created = known.as_ref().map_or_else(|| millis(SystemTime::now()), |known| known.created);
+        // What the key is made of says more than the definition that led to it by an alias.
+        let record = match known {
+            Some(known) if known.record.key() == *key => known.record,
+            _ => record.clone(),
+        };
+        let kept = KeptRecord { record, created };
         self.meta.put(Table::Results, key.0.as_str(), &stored);
-        self.meta.put(Table::KeyRecords, key.0.as_str(), record);
-        self.records.write().insert(key.clone(), record.clone());
+        self.meta.put(Table::KeyRecords, key.0.as_str(), &kept);
+        self.records.write().insert(key.clone(), kept);
         self.results.write().insert(key.clone(), stored);
     }
 }

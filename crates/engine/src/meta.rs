@@ -41,6 +41,12 @@ tables! {
     Aliases = "aliases",
     /// Key to its parts.
     KeyRecords = "key-records",
+    /// Cache digest of an op to its named parts.
+    OpParts = "op-parts",
+    /// Canonical key to removals of its results.
+    Evictions = "evictions",
+    /// Cache exports that go on behind their builds, by id.
+    CacheExports = "cache-exports",
     /// Image name to descriptor.
     Images = "images",
     /// Cache mount to record.

@@ -31,6 +31,28 @@ pub struct GcPolicy {
     pub min_free_space: i64,
 }
 
+impl GcPolicy {
+    /// The rule in words, as the one of this number.
+    fn described(&self, number: usize) -> String {
+        let mut words = vec![format!("gc policy {number}")];
+        let mut word = |name: &str, value: String| words.push(format!("{name} {value}"));
+        if !self.filters.is_empty() {
+            word("filters", self.filters.join(";"));
+        }
+        if !self.keep_duration.is_zero() {
+            word("keep", format!("{}s", self.keep_duration.as_secs()));
+        }
+        for (name, bytes) in
+            [("reserved", self.reserved_space), ("max used", self.max_used_space), ("min free", self.min_free_space)]
+        {
+            if bytes > 0 {
+                word(name, format!("{bytes} bytes"));
+            }
+        }
+        words.join(", ")
+    }
+}
+
 /// A record, as `du` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRecord {
@@ -86,7 +108,7 @@ impl Engine {
 
     /// Removes records until the limits hold, calling `removed` for each. Blocks.
     pub fn prune(&self, request: &PruneRequest, removed: &mut dyn FnMut(UsageRecord)) -> Result<(), FilterError> {
-        self.inner().apply_policy(&request.policy, removed)?;
+        self.inner().apply_policy(&request.policy, "prune", removed)?;
         let policy = &request.policy;
         if policy.all
             && policy.filters.is_empty()
@@ -184,9 +206,9 @@ impl EngineInner {
 
     /// Applies the rules of garbage collection. Blocks.
     fn collect(&self) {
-        for policy in &self.gc {
+        for (number, policy) in self.gc.iter().enumerate() {
             let mut removed = 0;
-            let outcome = self.apply_policy(policy, &mut |record| {
+            let outcome = self.apply_policy(policy, &policy.described(number + 1), &mut |record| {
                 removed += 1;
                 tracing::debug!(id = record.id, size = record.size, "collected");
             });
@@ -201,7 +223,12 @@ impl EngineInner {
     }
 
     /// Removes records, the least useful first, leaves before what they stand on, until the limits hold.
-    fn apply_policy(&self, policy: &GcPolicy, removed: &mut dyn FnMut(UsageRecord)) -> Result<(), FilterError> {
+    fn apply_policy(
+        &self,
+        policy: &GcPolicy,
+        name: &str,
+        removed: &mut dyn FnMut(UsageRecord),
+    ) -> Result<(), FilterError> {
         let filters = Filters::parse(&policy.filters)?;
         let mut records: HashMap<String, UsageRecord> =
             self.usage(&[])?.into_iter().map(|r| (r.id.clone(), r)).collect();
@@ -247,7 +274,7 @@ impl EngineInner {
                 removed(record);
             }
         }
-        self.keys.forget_layers(&gone);
+        self.keys.forget_layers(&gone, name);
         Ok(())
     }
 

@@ -59,6 +59,8 @@ pub struct Worker {
     pub names: Arc<ImageNames>,
     /// Content indexes of snapshots, one file each.
     pub indexes: PathBuf,
+    /// Which files content digests stand for.
+    pub(crate) file_lists: crate::explain::files::FileLists,
     /// Files from URLs.
     pub http: cooper_source::http::HttpSource,
     /// Git repositories.

@@ -12,6 +12,7 @@ mod backoff;
 mod challenge;
 mod client;
 mod credentials;
+mod delete;
 mod docker_config;
 mod download;
 mod error;

@@ -21,6 +21,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// is no cache.
     async fn current(&self) -> Result<Option<Stored>>;
 
+    /// Gets the right to write by now, as far as it lasts: whoever vouches for it may be gone later. What is wrong with it
+    /// shows when something is written.
+    async fn authorize(&self) {}
+
     /// Makes sure that the place has a layer: sends its bytes, streamed from `source`, only when they are missing
     /// (and refreshes what would expire soon, where the place has such a notion). A transfer that broke is taken up
     /// again where it broke, as far as the place allows.
@@ -40,6 +44,29 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Layers to send at a time.
     fn parallelism(&self) -> usize {
         4
+    }
+
+    /// Names of all documents that share blobs with this cache, for collection.
+    async fn names(&self) -> Result<Vec<String>> {
+        Ok(vec![String::new()])
+    }
+
+    /// The document of one of [`Backend::names`]; `None` when it is gone.
+    async fn named(&self, name: &str) -> Result<Option<Stored>> {
+        let _ = name;
+        self.current().await
+    }
+
+    /// Writes the document of one of [`Backend::names`] anew, an empty one when nothing is left. [`Error::Conflict`] when another
+    /// version than `over` is there by now.
+    async fn replace(&self, name: &str, cache: &Cache, over: Option<&Version>) -> Result<()> {
+        let _ = name;
+        self.publish(cache, over).await.map(drop)
+    }
+
+    /// What collection leaves behind here, for people.
+    fn leftovers(&self) -> Option<&'static str> {
+        None
     }
 
     /// Everything that the place keeps below this cache's prefix or repository, for collection.

@@ -14,6 +14,8 @@ pub struct Cache {
     pub layers: Vec<Layer>,
     /// The records.
     pub records: Vec<Record>,
+    /// What travels with them, see [`crate::attachments`].
+    pub attachments: Vec<Descriptor>,
 }
 
 /// One layer on top of another. The same archive occurs once per place that it lies on.
@@ -175,6 +177,7 @@ enum Visit {
 struct Normalizer {
     layers: BTreeMap<Digest, GatheredLayer>,
     records: BTreeMap<Digest, GatheredRecord>,
+    attachments: Vec<Descriptor>,
 }
 
 struct GatheredLayer {
@@ -197,6 +200,7 @@ struct GatheredRecord {
 impl Normalizer {
     fn add(&mut self, cache: &Cache) {
         let layers = self.add_layers(cache);
+        self.attachments.extend(cache.attachments.iter().cloned());
         let mut ids: HashMap<usize, Digest> = HashMap::new();
         for index in cache.in_order() {
             let record = &cache.records[index];
@@ -302,7 +306,8 @@ impl Normalizer {
                 results,
             }
         });
-        Cache { layers: layers.collect(), records: records.collect() }
+        let attachments = crate::attachments::normalized(&self.attachments);
+        Cache { layers: layers.collect(), records: records.collect(), attachments }
     }
 
     /// Records with results and everything that they read.

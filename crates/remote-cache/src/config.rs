@@ -1,6 +1,6 @@
 //! `application/vnd.buildkit.cacheconfig.v0`: the document, written in one way only, read from anybody.
 //!
-//! Own members beside BuildKit's, which BuildKit passes over: a record's `kind` (`content`, `source`), `output` and `name`, a
+//! Own members beside BuildKit's, which BuildKit passes over: `attachments`, a record's `kind` (`content`, `source`), `output` and `name`, a
 //! result's `expiresAt`. Traps of the format: a layer's `parent` is left out when it is 0, -1 is the bottom; `link` and `layer`
 //! are always there.
 
@@ -20,6 +20,8 @@ const MAX_DEPTH: usize = 1024;
 const MAX_OUTPUTS: usize = 4096;
 /// Most layers of all results together: bounds what a small document can blow up to.
 const MAX_EXPANDED: usize = 4 << 20;
+/// Most attachments: chunks of cache mounts, for the most part.
+const MAX_ATTACHMENTS: usize = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
 struct ConfigDoc {
@@ -27,6 +29,8 @@ struct ConfigDoc {
     layers: Vec<LayerDoc>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     records: Vec<RecordDoc>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    attachments: Vec<Descriptor>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,7 +124,8 @@ impl Cache {
             parent: layer.parent.map_or(-1, |p| p as i64),
             annotations: described.then(|| annotations_of(layer)),
         });
-        let doc = ConfigDoc { layers: layers.collect(), records: self.record_docs(|top| self.stack(top)) };
+        let records = self.record_docs(|top| self.stack(top));
+        let doc = ConfigDoc { layers: layers.collect(), records, attachments: self.attachments.clone() };
         to_json(&doc)
     }
 
@@ -237,7 +242,11 @@ fn read(bytes: &[u8], describe: impl Fn(&LayerDoc) -> Result<Descriptor, FormatE
         layers.push(Layer { created: created(&descriptor), descriptor, parent });
     }
     check_layers(&layers)?;
-    assemble(layers, doc.records)
+    let cache = assemble(layers, doc.records)?;
+    if doc.attachments.len() > MAX_ATTACHMENTS {
+        return Err(FormatError::TooManyAttachments { found: doc.attachments.len(), limit: MAX_ATTACHMENTS });
+    }
+    Ok(Cache { attachments: doc.attachments, ..cache })
 }
 
 fn created(descriptor: &Descriptor) -> Option<Timestamp> {
@@ -275,7 +284,7 @@ fn check_layers(layers: &[Layer]) -> Result<(), FormatError> {
 }
 
 fn assemble(layers: Vec<Layer>, docs: Vec<RecordDoc>) -> Result<Cache, FormatError> {
-    let mut cache = Cache { layers, records: Vec::with_capacity(docs.len()) };
+    let mut cache = Cache { layers, records: Vec::with_capacity(docs.len()), attachments: Vec::new() };
     let (layer_count, record_count) = (cache.layers.len(), docs.len());
     let mut expanded = 0;
     let mut tops: BTreeMap<usize, Timestamp> = BTreeMap::new();

@@ -72,7 +72,15 @@ pub fn documents(cache: &Cache, shape: Shape, place: &str) -> Result<(Document, 
     let config = Document::new(config::CONFIG_MEDIA_TYPE, cache.marshal(false));
     let mut seen = HashSet::new();
     let layers = cache.layers.iter().filter(|l| seen.insert(l.descriptor.digest.clone()));
-    let layers: Vec<Descriptor> = layers.map(|l| outward(l, shape.oci)).collect();
+    let mut layers: Vec<Descriptor> = layers.map(|l| outward(l, shape.oci)).collect();
+    // Named here, too, so that no place takes them for something that nobody needs.
+    layers.extend(
+        cache
+            .attachments
+            .iter()
+            .filter(|a| seen.insert(a.digest.clone()))
+            .map(|a| Descriptor { annotations: BTreeMap::new(), ..a.clone() }),
+    );
     let json = |doc: serde_json::Result<Vec<u8>>| doc.map_err(|e| Error::failed(place, "cannot write the manifest")(e));
     let manifest = if shape.image_manifest {
         let manifest = ImageManifest::new(t::OCI_MANIFEST, config.descriptor.clone(), layers);

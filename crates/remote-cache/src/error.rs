@@ -44,6 +44,14 @@ pub enum FormatError {
         /// Most layers.
         limit: usize,
     },
+    /// More attachments than any cache has.
+    #[error("the cache document has {found} attachments, at most {limit} are read")]
+    TooManyAttachments {
+        /// Attachments.
+        found: usize,
+        /// Most attachments.
+        limit: usize,
+    },
     /// Larger than anything that is a cache.
     #[error("a document of {size} bytes is too large for a cache: at most {limit} are read")]
     TooLarge {

@@ -7,10 +7,13 @@
 //!
 //! What must never live here: keys of the solver, layers of the engine, what is worth exporting.
 
+pub mod attachments;
 mod attributes;
 mod backend;
 mod cache;
+mod collect;
 mod config;
+mod directory;
 mod documents;
 mod error;
 mod gha;
@@ -26,8 +29,10 @@ mod watched;
 
 pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
 pub use cache::{Cache, Layer, Link, Record, RecordKind, StepResult};
+pub use collect::{CLOCK_TOLERANCE, Collect, Collected, GRACE, collect};
 pub use config::{CONFIG_MEDIA_TYPE, MAX_CONFIG, parse, parse_described, parse_inline};
-pub use documents::{DESCRIPTION, boolean};
+pub use directory::Directory;
+pub use documents::{DESCRIPTION, Memory, boolean};
 pub use error::{Error, FormatError, Result};
 pub use local::LocalCache;
 pub use open::{Role, open_store};

@@ -204,6 +204,7 @@ mod tests {
                 inputs: Vec::new(),
                 results: vec![StepResult { created: None, expires: None, layers: vec![0] }],
             }],
+            attachments: Vec::new(),
         }
         .normalized()
     }

@@ -1,19 +1,21 @@
 //! A cache under a tag of a registry (`type=registry`), and the caches inside images there.
 
 use crate::{
-    Backend, Cache, Error, Published, Result, Sent, Stored, Version,
+    Backend, Cache, Entry, EntryKind, Error, Published, Result, Sent, Stored, Version,
     documents::{self, Document, Documents, Memory, Shape},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::BlobSource;
-use cooper_oci::{Descriptor, ImageRef};
+use cooper_oci::{Descriptor, Digest, ImageRef};
 use cooper_registry::{Client, Progress, Pushed};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Annotations that name repositories which have a blob, as `containerd.io/distribution.source.<host>`.
 const SOURCE_PREFIX: &str = "containerd.io/distribution.source.";
 const KIND: &str = "registry";
+/// Most tags of a repository that are looked through before a manifest is removed.
+const MAX_TAGS: usize = 2000;
 
 /// A cache under one name of a registry.
 #[derive(Debug)]
@@ -56,6 +58,38 @@ impl RegistryCache {
             None => self.document(&resolved.descriptor).await?,
         };
         Ok(Document { descriptor: resolved.descriptor, bytes })
+    }
+
+    /// The version that the tag stands for.
+    async fn now(&self) -> Result<Option<Version>> {
+        match self.client.resolve(&self.reference).await {
+            Ok(resolved) => Ok(Some(Version(resolved.descriptor.digest.to_string()))),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(self.failed("cannot look at the manifest")(e)),
+        }
+    }
+
+    /// Removes a manifest that no tag but `own`, if that, stands for: registries remove all tags with it.
+    async fn remove(&self, digest: &Digest, own: bool) -> Result<()> {
+        let doing = "cannot list the tags of the repository";
+        let tags = self.client.tags(&self.reference, MAX_TAGS).await.map_err(self.failed(doing))?;
+        let Some(tags) = tags else {
+            let what = "remove old manifests: the repository has too many tags to make sure that none needs them";
+            return Err(Error::Unsupported { cache: self.name(), what });
+        };
+        for tag in tags.iter().filter(|tag| !own || Some(tag.as_str()) != self.reference.tag()) {
+            let Ok(other) = format!("{}:{tag}", self.reference.repository()).parse::<ImageRef>() else { continue };
+            match self.client.resolve(&other).await {
+                Ok(found) if found.descriptor.digest == *digest => return Ok(()),
+                Ok(_) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(self.failed("cannot look at the tags of the repository")(e)),
+            }
+        }
+        match self.client.delete_manifest(&self.reference, digest).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.failed("the registry does not delete the old manifest")(e)),
+        }
     }
 
     async fn push(&self, document: &Document) -> Result<()> {
@@ -114,6 +148,11 @@ impl Backend for RegistryCache {
         }
     }
 
+    async fn authorize(&self) {
+        // Any request with the rights of a writer does.
+        self.client.has_manifest(&self.reference, &Digest::of("")).await.ok();
+    }
+
     async fn ensure_blob(&self, desc: &Descriptor, source: &dyn BlobSource) -> Result<Sent> {
         let key = format!("{SOURCE_PREFIX}{}", self.reference.host());
         let known = desc.annotations.get(&key).map(String::as_str).unwrap_or_default().split(',');
@@ -127,14 +166,49 @@ impl Backend for RegistryCache {
         }
     }
 
+    async fn replace(&self, _: &str, cache: &Cache, over: Option<&Version>) -> Result<()> {
+        let old = over.and_then(|version| version.0.parse::<Digest>().ok());
+        if cache.is_empty() {
+            // Nothing is written where nothing is left; a version that came meanwhile is not the one that goes.
+            if self.now().await?.as_ref() != over {
+                return Err(Error::Conflict { cache: self.name() });
+            }
+        } else {
+            self.publish(cache, over).await?;
+        }
+        match old {
+            Some(old) => self.remove(&old, cache.is_empty()).await,
+            None => Ok(()),
+        }
+    }
+
+    fn leftovers(&self) -> Option<&'static str> {
+        Some("the registry frees layers that no manifest names at its next own garbage collection")
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        // Layers are the registry's to list and to free.
+        let entry = |tag: &str| Entry { kind: EntryKind::Document, name: tag.to_owned(), size: 0, modified: None };
+        Ok(self.reference.tag().map(entry).into_iter().collect())
+    }
+
+    async fn delete(&self, entry: &Entry) -> Result<()> {
+        if entry.kind != EntryKind::Document || Some(entry.name.as_str()) != self.reference.tag() {
+            return Err(Error::Unsupported { cache: self.name(), what: "delete anything but its own tag" });
+        }
+        match self.now().await? {
+            Some(Version(digest)) => match digest.parse() {
+                Ok(digest) => self.remove(&digest, true).await,
+                Err(_) => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
     async fn publish(&self, cache: &Cache, over: Option<&Version>) -> Result<Published> {
         let (config, manifest) = documents::documents(cache, self.shape, KIND)?;
         self.push(&config).await?;
-        let now = match self.client.resolve(&self.reference).await {
-            Ok(resolved) => Some(Version(resolved.descriptor.digest.to_string())),
-            Err(e) if e.is_not_found() => None,
-            Err(e) => return Err(self.failed("cannot look at the manifest")(e)),
-        };
+        let now = self.now().await?;
         let version = Version(manifest.descriptor.digest.to_string());
         let published = Published { manifest: Some(manifest.descriptor.clone()), version: Some(version.clone()) };
         if now.as_ref() == Some(&version) {

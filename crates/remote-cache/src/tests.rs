@@ -31,6 +31,7 @@ fn example() -> Cache {
             record("content", RecordKind::Content, vec![], &[]),
             record("unused", RecordKind::Content, vec![], &[]),
         ],
+        attachments: vec![Descriptor::of(crate::attachments::FACTS, b"facts")],
     }
 }
 

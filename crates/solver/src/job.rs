@@ -115,6 +115,8 @@ pub struct Identity {
     pub record: KeyRecord,
     /// The result belongs to one build.
     pub volatile: bool,
+    /// Earlier results must not be reused.
+    pub ignored: bool,
 }
 
 struct JobInner<D: Domain> {
@@ -207,6 +209,7 @@ impl<D: Domain> Job<D> {
             definition: keyed.definition.clone(),
             record: keyed.record.clone(),
             volatile: keyed.volatile,
+            ignored: node.ignore_cache.load(Ordering::Relaxed),
         })
     }
 

@@ -14,6 +14,9 @@ mod generated {
 
 pub use generated::{containerd, errdefs, fsutil, google, moby, opentelemetry, pb, stack};
 
+/// This project's own service beside the protocol's.
+pub use generated::cooperage::v1 as cooperage;
+
 pub use containerd::services::content::v1 as content;
 pub use fsutil::types as fsync;
 pub use google::rpc;

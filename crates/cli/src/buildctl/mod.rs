@@ -22,6 +22,7 @@ pub use build::print_result;
 mod dial_stdio;
 mod dump_llb;
 mod histories;
+pub use histories::events;
 mod logs;
 mod monitor;
 

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 
 use super::cache::{self, LocalCaches};
 use super::interrupt::Interrupt;
+use super::local_cache;
 use super::oci_index::{Label, OciIndex};
 use super::output::{Destination, Export};
 use super::secret::Secret;
@@ -307,8 +308,8 @@ fn finish_local(response: &BTreeMap<String, String>, caches: &LocalCaches, layou
     let unreadable = |key: &str| CliError::Unsupported(format!("the daemon's answer has an unreadable {key}"));
     if let Some(text) = response.get("cache.manifest").filter(|text| !text.is_empty()) {
         let descriptor = serde_json::from_str(text).map_err(|_| unreadable("cache.manifest"))?;
-        for (dir, tag) in &caches.to_tag {
-            OciIndex::at(dir).add(&descriptor, &[Label::Tag(tag.clone())])?;
+        for to in &caches.to_tag {
+            local_cache::publish(&to.dir, &to.tag, &descriptor, to.before.as_deref())?;
         }
     }
     if let Some(text) = response.get(DESCRIPTOR).filter(|_| !layouts.is_empty()) {

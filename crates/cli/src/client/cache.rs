@@ -88,12 +88,23 @@ fn fill_from_aws(attrs: &mut BTreeMap<String, String>, env: Env<'_>) {
 pub struct LocalCaches {
     /// Content stores by session name (`local:DIR`).
     pub stores: BTreeMap<String, PathBuf>,
-    /// Layouts whose index gets the new cache's manifest, with its tag.
-    pub to_tag: Vec<(PathBuf, String)>,
+    /// Layouts whose index gets the new cache's manifest.
+    pub to_tag: Vec<ToTag>,
     /// Layouts to be rid of blobs that nothing refers to.
     pub to_reset: Vec<PathBuf>,
     /// Imports that were dropped, each with its reason.
     pub skipped: Vec<String>,
+}
+
+/// A layout whose index gets the manifest of a new cache.
+#[derive(Debug)]
+pub struct ToTag {
+    /// The directory.
+    pub dir: String,
+    /// The tag.
+    pub tag: String,
+    /// What the tag stood for when the build began.
+    pub before: Option<String>,
 }
 
 /// Checks the entries, resolves tags of local imports, drops imports that are not there.
@@ -111,7 +122,8 @@ pub fn prepare(exports: &[CacheOptionsEntry], imports: &mut Vec<CacheOptionsEntr
                 std::fs::create_dir_all(&dir).map_err(CliError::file("cannot create", &dir))?;
                 let tag = export.attrs.get("tag").cloned().unwrap_or_else(|| "latest".into());
                 local.stores.insert(format!("local:{dir}"), dir.clone().into());
-                local.to_tag.push((dir.clone().into(), tag));
+                let before = OciIndex::at(&dir).find(&tag).ok().flatten();
+                local.to_tag.push(ToTag { dir: dir.clone(), tag, before });
                 if let Some(reset) = export.attrs.get("reset")
                     && parse_go_bool(reset)
                         .map_err(|e| CliError::Usage(format!("failed to parse reset attribute: {e}")))?

@@ -11,6 +11,7 @@ mod gateway;
 mod greeting;
 pub mod interrupt;
 pub mod loaded_layers;
+pub mod local_cache;
 pub mod logins;
 pub mod metadata;
 mod oci_index;

@@ -51,6 +51,32 @@ impl OciIndex {
     /// Adds a descriptor under the labels, each of which it takes away from whatever had it.
     pub fn add(&self, descriptor: &Value, labels: &[Label]) -> Result<()> {
         let _lock = self.lock()?;
+        self.add_locked(descriptor, labels)
+    }
+
+    /// Adds a descriptor under a label. `merge` is shown what has it by now, and may say what to add instead.
+    pub fn add_over(
+        &self,
+        descriptor: &Value,
+        label: &Label,
+        merge: impl FnOnce(&Value) -> Result<Option<Value>>,
+    ) -> Result<()> {
+        let _lock = self.lock()?;
+        let index = self.read().unwrap_or_default();
+        let there = index["manifests"].as_array().into_iter().flatten().find(|manifest| label.is_of(manifest)).cloned();
+        let merged = there.map(|there| merge(&there)).transpose()?.flatten();
+        self.add_locked(merged.as_ref().unwrap_or(descriptor), std::slice::from_ref(label))
+    }
+
+    /// Shows the list of manifests to `change`, which says whether it has changed it.
+    pub fn change(&self, change: impl FnOnce(&mut Vec<Value>) -> Result<bool>) -> Result<()> {
+        let _lock = self.lock()?;
+        let mut index = self.read().map_err(CliError::file("cannot read", self.index_path()))?;
+        let Some(manifests) = index["manifests"].as_array_mut() else { return Ok(()) };
+        if change(manifests)? { self.write(&index) } else { Ok(()) }
+    }
+
+    fn add_locked(&self, descriptor: &Value, labels: &[Label]) -> Result<()> {
         let layout = self.dir.join("oci-layout");
         fs::write(&layout, json!({"imageLayoutVersion": "1.0.0"}).to_string())
             .map_err(CliError::file("cannot write", &layout))?;
@@ -81,6 +107,12 @@ impl OciIndex {
 
     /// Removes blobs that no manifest of the index reaches.
     pub fn sweep(&self) -> Result<()> {
+        self.sweep_where(false, |_| true).map(drop)
+    }
+
+    /// The same for blobs of which `gone` says that they may go, or only looks. Returns their number and bytes.
+    pub fn sweep_where(&self, dry_run: bool, gone: impl Fn(&Path) -> bool) -> Result<(usize, u64)> {
+        let (mut count, mut bytes) = (0, 0);
         let _lock = self.lock()?;
         let fault = |path: &Path| CliError::file("cannot sweep", path.to_owned());
         let index = self.read().map_err(fault(&self.dir))?;
@@ -90,12 +122,16 @@ impl OciIndex {
         for algorithm in fs::read_dir(&blobs).map_err(fault(&blobs))?.flatten() {
             for blob in fs::read_dir(algorithm.path()).map_err(fault(&algorithm.path()))?.flatten() {
                 let name = format!("{}:{}", algorithm.file_name().display(), blob.file_name().display());
-                if !reachable.contains(&name) {
-                    fs::remove_file(blob.path()).map_err(fault(&blob.path()))?;
+                if !reachable.contains(&name) && gone(&blob.path()) {
+                    bytes += blob.metadata().map_or(0, |stat| stat.len());
+                    count += 1;
+                    if !dry_run {
+                        fs::remove_file(blob.path()).map_err(fault(&blob.path()))?;
+                    }
                 }
             }
         }
-        Ok(())
+        Ok((count, bytes))
     }
 
     fn reach(&self, document: &Value, reachable: &mut HashSet<String>) {
@@ -150,16 +186,25 @@ impl Drop for IndexLock {
     }
 }
 
+impl Label {
+    /// Name and tag.
+    fn parts(&self) -> (Option<&str>, String) {
+        match self {
+            Self::Tag(tag) => (None, tag.clone()),
+            Self::Name(name) => (Some(name), tag_of(name)),
+        }
+    }
+
+    /// Whether a manifest has it.
+    fn is_of(&self, manifest: &Value) -> bool {
+        let ((name, tag), annotations) = (self.parts(), &manifest["annotations"]);
+        annotations[REF_NAME] == tag.as_str() && annotations[IMAGE_NAME].as_str() == name
+    }
+}
+
 fn insert(manifests: &mut Vec<Value>, descriptor: &Value, label: &Label) {
-    let (name, tag) = match label {
-        Label::Tag(tag) => (None, tag.clone()),
-        Label::Name(name) => (Some(name.clone()), tag_of(name)),
-    };
-    let same = |manifest: &Value| {
-        let annotations = &manifest["annotations"];
-        annotations[REF_NAME] == tag.as_str() && annotations[IMAGE_NAME].as_str() == name.as_deref()
-    };
-    manifests.retain(|manifest| !same(manifest));
+    manifests.retain(|manifest| !label.is_of(manifest));
+    let (name, tag) = label.parts();
     let mut descriptor = descriptor.clone();
     let annotations = descriptor["annotations"].as_object().cloned().unwrap_or_else(Map::new);
     let mut annotations: Map<String, Value> = annotations;

@@ -1,6 +1,8 @@
 //! Questions to a daemon that more than one program name offers: disk usage, pruning, workers, versions.
 
+pub mod cache;
 pub mod du;
+pub mod explain;
 pub mod info;
 pub mod prune;
 pub mod workers;

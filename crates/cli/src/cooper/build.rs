@@ -107,7 +107,18 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     build.tokens = engine.is_remote().then(HostsConfig::default);
     let interrupt = Interrupt::install()?;
     let progress = Progress::start(mode, Stream::Stderr, Vec::new());
-    let outcome = engine.finish(build::run(engine.channel(), build, progress, interrupt).await).await?;
+    let reference = build.ref_id.clone();
+    let built = build::run(engine.channel(), build, progress, interrupt).await;
+    let waiting = engine.cache_exports().iter().filter(|e| e.build == reference && e.ended.is_none()).count();
+    if waiting > 0 {
+        eprintln!("finishing {waiting} cache export(s): without a daemon nobody else would (async=true)");
+    }
+    let outcome = engine.finish(built).await?;
+    for export in engine.cache_exports().iter().filter(|e| e.build == reference) {
+        if let Some(error) = &export.error {
+            eprintln!("WARNING: the export to {} failed: {error}", export.cache);
+        }
+    }
 
     if subrequest {
         return answer(&outcome);

@@ -52,7 +52,7 @@ pub fn connector(daemon: Arc<Daemon>) -> Connector {
 
 fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<DaemonConfig> {
     let places = Places::of_process();
-    let file = flags.config.clone().unwrap_or_else(|| places.config.clone());
+    let file = configuration_file(flags.config.as_ref());
     let loaded = load(&file)?;
     for warning in &loaded.warnings {
         eprintln!("WARNING: {warning}");
@@ -72,6 +72,11 @@ fn configuration(flags: &EmbeddedFlags, entitlements: &[String]) -> Result<Daemo
     config.worker.oci.rootless |= in_user_namespace();
     config.complete(&Defaults::of_process())?;
     Ok(config)
+}
+
+/// The configuration file of builds without a daemon: this one, or where it usually is.
+pub fn configuration_file(given: Option<&PathBuf>) -> PathBuf {
+    given.cloned().unwrap_or_else(|| Places::of_process().config)
 }
 
 /// Where the engine's state is when nobody says.

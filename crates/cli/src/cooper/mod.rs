@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use crate::client::connect::{Endpoint, TlsFiles, connect};
 use crate::client::pairs::process_env;
-use crate::commands::{du, info, prune, workers};
+use crate::commands::{cache, du, explain, info, prune, workers};
 use crate::daemon::DaemonCommand;
 use crate::error::{CliError, Result, print};
 use crate::program::Program;
@@ -24,6 +24,8 @@ mod flags;
 mod lint;
 mod named_context;
 mod outputs;
+
+pub use embedded::configuration_file;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -88,10 +90,15 @@ enum Command {
     Lint(lint::LintFlags),
     /// Serve builds to clients; takes buildkitd's flags
     Daemon(Box<DaemonCommand>),
+    /// Look after remote caches
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     /// Show what the build cache holds
     Du(WithEngine<du::DuFlags>),
     /// Forget build cache
     Prune(WithEngine<prune::PruneFlags>),
+    /// Say why the steps of a build were not cached
+    Explain(WithEngine<explain::ExplainFlags>),
     /// List workers and their platforms
     Workers(WithEngine<workers::WorkersFlags>),
     /// Show what this machine lets build steps have, and why
@@ -103,7 +110,7 @@ enum Command {
 impl Command {
     /// Whether it opens an engine in this process when no daemon is named.
     fn embeds(&self) -> bool {
-        !matches!(self, Self::Version(_))
+        !matches!(self, Self::Version(_) | Self::Cache(cache::CacheCommand::Gc(_)))
     }
 }
 
@@ -138,6 +145,11 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
 async fn run(global: GlobalFlags, command: Command) -> Result<()> {
     match command {
         Command::Build(flags) => build::run(&global, *flags).await,
+        Command::Cache(cache::CacheCommand::Gc(flags)) => cache::gc(flags).await,
+        Command::Cache(cache::CacheCommand::Status(flags)) => {
+            let engine = global.connect(&flags.engine, &[]).await?;
+            engine.finish(cache::status(engine.channel(), flags).await).await
+        }
         Command::Du(du) => {
             let engine = global.connect(&du.engine, &[]).await?;
             engine.finish(du::run(engine.channel(), du.flags).await).await
@@ -145,6 +157,10 @@ async fn run(global: GlobalFlags, command: Command) -> Result<()> {
         Command::Prune(prune) => {
             let engine = global.connect(&prune.engine, &[]).await?;
             engine.finish(prune::run(engine.channel(), prune.flags).await).await
+        }
+        Command::Explain(explain) => {
+            let engine = global.connect(&explain.engine, &[]).await?;
+            engine.finish(explain::run(engine.channel(), explain.flags).await).await
         }
         Command::Workers(workers) => {
             let engine = global.connect(&workers.engine, &[]).await?;
@@ -208,6 +224,11 @@ impl Engine {
     /// Whether it is in another process.
     pub fn is_remote(&self) -> bool {
         self.embedded.is_none()
+    }
+
+    /// Exports to remote caches that the engine in this process has still to finish; none with a daemon, which does.
+    pub fn cache_exports(&self) -> Vec<cooper_engine::CacheExportStatus> {
+        self.embedded.iter().flat_map(|daemon| daemon.engine().cache_exports().all()).collect()
     }
 
     /// Lets an engine in this process write down what it has learnt. Passes the command's result on.

@@ -1,7 +1,10 @@
 //! Build records as protocol messages.
 
 use super::convert::timestamp;
-use cooper_engine::history::{BuildRecord, HistoryEvent, HistoryListener, HistoryQuery};
+use cooper_engine::{
+    explain,
+    history::{BuildRecord, HistoryEvent, HistoryListener, HistoryQuery},
+};
 use cooper_oci::Descriptor;
 use cooper_wire::{
     control::{self, BuildHistoryEventType as Kind},
@@ -66,7 +69,13 @@ fn record(record: &BuildRecord) -> control::BuildHistoryRecord {
         error: error.map(|e| rpc::Status { code: e.code, message: e.message.clone(), details: Vec::new() }),
         created_at: Some(timestamp(record.created)),
         completed_at: record.completed.map(timestamp),
-        logs: record.log.as_ref().map(descriptor),
+        logs: record.log.as_ref().map(|log| {
+            let mut log = descriptor(log);
+            let explanation =
+                record.explanation.as_ref().map(|e| (explain::ANNOTATION.to_owned(), e.digest.to_string()));
+            log.annotations.extend(explanation);
+            log
+        }),
         exporter_response: record.response.clone(),
         result,
         results: by_platform.collect(),

@@ -1,6 +1,7 @@
 //! The gRPC services in front of the engine. Protocol messages are turned into the engine's values and back here,
 //! and nowhere else in the daemon.
 
+mod caches;
 mod content;
 mod control;
 mod convert;
@@ -12,6 +13,7 @@ mod process;
 mod status;
 mod trace;
 
+pub use caches::CachesService;
 pub use content::ContentService;
 pub use control::{ControlService, Draining};
 pub use error::record as describe_error;

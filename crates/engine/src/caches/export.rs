@@ -3,7 +3,7 @@
 use super::{
     CacheSpec, cache_id,
     gather::{self, Mode},
-    open,
+    mounts, open,
     publish::{self, Target},
 };
 use crate::{
@@ -11,15 +11,19 @@ use crate::{
     build_error::BuildError,
     internal_step,
     pack::Packing,
+    status::BuildStatus,
 };
 use cooper_layer::Compression;
-use cooper_remote_cache::{Backend, Role, Version, boolean};
+use cooper_remote_cache::{Backend, Role, Version, attachments, boolean};
 use futures::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
+
+/// How long a build that does not wait for an export waits for the right to write it.
+const AUTHORIZE: Duration = Duration::from_secs(3);
 
 /// The key of the response under which clients find what was exported.
 pub const RESPONSE_MANIFEST: &str = "cache.manifest";
@@ -30,6 +34,10 @@ pub(crate) struct CacheExport {
     spec: CacheSpec,
     mode: Mode,
     ignore_error: bool,
+    /// Whether the build returns before it is done.
+    later: bool,
+    /// Whether cache mounts travel, too.
+    mounts: bool,
     packing: Packing,
     /// How long results may be used.
     ttl: Option<Duration>,
@@ -107,6 +115,9 @@ fn parse(spec: &CacheSpec) -> Result<CacheExport, BuildError> {
         spec: spec.clone(),
         mode: if attr("mode") == Some("max") { Mode::Max } else { Mode::Min },
         ignore_error: attr("ignore-error").and_then(boolean).unwrap_or(false),
+        mounts: flag("cache-mounts")?,
+        // A directory of the client can be written as long as the client is there.
+        later: flag("async")? && spec.kind != "local",
         packing: Packing { compression, level, force: forced()?, seekable, ..Packing::default() },
         ttl,
         opened: Err(BuildError::cancelled()),
@@ -142,19 +153,51 @@ pub(crate) fn run_exports(
     exports: Vec<CacheExport>,
     result: &BuildResult,
 ) -> BoxFuture<'static, Answer> {
+    let (later, now): (Vec<_>, Vec<_>) = exports.into_iter().partition(|export| export.later);
     let runs: Vec<_> =
-        exports.into_iter().map(|export| Box::pin(run_one(bridge.clone(), export, result.clone()))).collect();
+        now.into_iter().map(|export| Box::pin(run_one(bridge.clone(), export, result.clone()))).collect();
+    let (bridge, result) = (bridge.clone(), result.clone());
     Box::pin(async move {
+        for export in later {
+            // The client, who has the credentials, leaves with the answer.
+            if let Ok(opened) = &export.opened {
+                tokio::time::timeout(AUTHORIZE, opened.backend.authorize()).await.ok();
+            }
+            run_later(&bridge, export, &result);
+        }
         let responses = futures::future::try_join_all(runs).await?;
         Ok(responses.into_iter().flatten().collect())
     })
+}
+
+/// Goes on with an export behind the build, which it keeps alive.
+fn run_later(bridge: &Bridge, export: CacheExport, result: &BuildResult) {
+    let sent = Arc::new(AtomicU64::new(0));
+    let name = match &export.opened {
+        Ok(opened) => opened.backend.name(),
+        Err(_) => format!("{} cache", export.spec.kind),
+    };
+    let going = bridge.engine().exports.begin(&bridge.job().id, &name, sent.clone());
+    // The log of the build ends with the build.
+    let status = Arc::new(BuildStatus::new(&bridge.worker().scratch));
+    let (bridge, result) = (bridge.clone(), result.clone());
+    let work: BoxFuture<'static, ()> = Box::pin(async move {
+        let export =
+            internal_step::run(&status, shown(&export.spec.kind), |step| run(bridge, export, result, step, sent));
+        let outcome = export.await;
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, cache = name, "a cache export behind a build failed");
+        }
+        going.end(outcome.map(drop).map_err(|error| error.message));
+    });
+    tokio::spawn(work);
 }
 
 async fn run_one(bridge: Bridge, export: CacheExport, result: BuildResult) -> Answer {
     let ignore = export.ignore_error;
     let name = shown(&export.spec.kind);
     let status = bridge.status().clone();
-    match internal_step::run(&status, name, |step| run(bridge, export, result, step)).await {
+    match internal_step::run(&status, name, |step| run(bridge, export, result, step, Arc::default())).await {
         Err(error) if ignore => {
             tracing::warn!(%error, "a cache export failed and is ignored");
             Ok(BTreeMap::new())
@@ -175,19 +218,35 @@ fn shown(kind: &str) -> &'static str {
     }
 }
 
-async fn run(bridge: Bridge, export: CacheExport, result: BuildResult, step: internal_step::Step) -> Answer {
+async fn run(
+    bridge: Bridge,
+    export: CacheExport,
+    result: BuildResult,
+    step: internal_step::Step,
+    bytes: Arc<AtomicU64>,
+) -> Answer {
     let Opened { backend, before } = export.opened?;
     let prepared = step.begin("preparing build cache for export");
     let gathered = gather::gather(&bridge, &result, export.mode, export.packing).await;
     prepared();
-    let gathered = gathered?;
+    let mut gathered = gathered?;
     let sent = step.begin("sending cache export");
     let target = Target {
         backend,
         before: before.await.ok().flatten(),
         ttl: export.ttl,
         locks: bridge.worker().cache_locks.clone(),
+        sent: bytes,
     };
+    if export.mounts {
+        let there = target.backend.current().await.ok().flatten();
+        gathered.cache.attachments.retain(|d| d.media_type == attachments::FACTS);
+        let sent: BoxFuture<'_, _> =
+            Box::pin(mounts::send(&bridge, &target.backend, there.as_ref(), &target.sent, &step));
+        let sent = sent.await;
+        gathered.cache.attachments.extend(sent);
+        gathered.cache = gathered.cache.normalized();
+    }
     let published = publish::publish(&target, gathered, &step).await;
     sent();
     let mut response = BTreeMap::new();

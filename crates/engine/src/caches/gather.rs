@@ -5,6 +5,7 @@ use crate::{
     bridge::{Bridge, BuildResult, Ref},
     build_error::BuildError,
     domain::Build,
+    explain::{attachments, canonical_record},
     layer_store::LayerId,
     pack::{Packed, Packing},
     tree::Tree,
@@ -12,7 +13,7 @@ use crate::{
 use cooper_content::BlobSource;
 use cooper_oci::{Digest, annotations};
 use cooper_remote_cache::{Cache, DESCRIPTION, Layer, Link, Record, RecordKind, StepResult};
-use cooper_solver::{Edge, Identity, KeyInput, KeyRecord, Vertex};
+use cooper_solver::{Edge, Identity, KeyInput, Vertex};
 use jiff::Timestamp;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -35,6 +36,8 @@ pub struct Gathered {
     pub cache: Cache,
     /// Serves each layer, and keeps it from being removed.
     pub layers: HashMap<Digest, Packed>,
+    /// Serves attachments.
+    pub documents: HashMap<Digest, Arc<dyn BlobSource>>,
 }
 
 /// One output of a vertex.
@@ -90,7 +93,7 @@ impl<'a> Walk<'a> {
     fn add_record(&mut self, place: Place) {
         let Some(identity) = self.bridge.solver_job().identity(&place.0) else { return };
         self.pulled.extend(self.bridge.image_tree_of(&place.0).into_iter().flat_map(|tree| tree.ids()));
-        let parts = self.parts(&identity);
+        let parts = canonical_record(self.bridge, &identity);
         let Some(vertex) = self.vertices.get(&place.0) else { return };
         let (edges, name) = (vertex.inputs.clone(), vertex.name.clone());
         let mut inputs = Vec::with_capacity(parts.inputs.len());
@@ -122,17 +125,6 @@ impl<'a> Walk<'a> {
             self.trees.push((index, tree));
         }
         self.places.insert(place, index);
-    }
-
-    /// The parts of the canonical key, with content digests where the vertex is known by content.
-    fn parts(&self, identity: &Identity) -> KeyRecord {
-        let by_content = identity.record.inputs.iter().any(|i| matches!(i, KeyInput::Content(_)));
-        if by_content || identity.key == identity.definition {
-            return identity.record.clone();
-        }
-        let kept = self.bridge.solver_job().record(&identity.key);
-        let fits = |r: &KeyRecord| r.op == identity.record.op && r.inputs.len() == identity.record.inputs.len();
-        kept.filter(fits).unwrap_or_else(|| identity.record.clone())
     }
 
     fn leaf(&mut self, digest: &Digest, kind: RecordKind) -> usize {
@@ -202,7 +194,16 @@ pub async fn gather(
     }
     let layers = archives.known.into_values().flatten().flatten();
     let layers = layers.map(|packed| (packed.descriptor.digest.clone(), packed)).collect();
-    Ok(Gathered { cache: cache.normalized(), layers })
+    let mut cache = cache.normalized();
+    let mut documents = HashMap::new();
+    if !cache.is_empty() {
+        for (desc, source) in attachments(bridge, &cache).await {
+            documents.insert(desc.digest.clone(), source);
+            cache.attachments.push(desc);
+        }
+        cache = cache.normalized();
+    }
+    Ok(Gathered { cache, layers, documents })
 }
 
 /// Archives of layers, each looked for once. `None`: it cannot be had; `Some(None)`: the layer changes nothing.
@@ -275,11 +276,13 @@ pub(crate) fn inline_records(bridge: &Bridge, root: &Ref, image: &[Packed]) -> O
 
 /// Archives by digest, as whoever uploads them needs them.
 pub fn sources(gathered: &Gathered) -> HashMap<Digest, Arc<dyn BlobSource>> {
-    gathered.layers.iter().map(|(digest, packed)| (digest.clone(), packed.source.clone())).collect()
+    let layers = gathered.layers.iter().map(|(digest, packed)| (digest.clone(), packed.source.clone()));
+    layers.chain(gathered.documents.iter().map(|(digest, source)| (digest.clone(), source.clone()))).collect()
 }
 
-/// Every layer once.
+/// Every layer and attachment once.
 pub fn distinct(cache: &Cache) -> Vec<cooper_oci::Descriptor> {
     let mut seen = BTreeSet::new();
-    cache.layers.iter().filter(|l| seen.insert(l.descriptor.digest.clone())).map(|l| l.descriptor.clone()).collect()
+    let all = cache.layers.iter().map(|l| &l.descriptor).chain(&cache.attachments);
+    all.filter(|d| seen.insert(d.digest.clone())).cloned().collect()
 }

@@ -13,10 +13,12 @@ use crate::{
 use async_trait::async_trait;
 use cooper_content::{BlobSource, ByteStream, SourceError};
 use cooper_oci::{ChainId, Descriptor, DiffId, Digest, ImageRef, annotations};
-use cooper_remote_cache::{Cache, DESCRIPTION, Link, Record, RecordKind, Role, StepResult, Stored, boolean};
+use cooper_remote_cache::{
+    CLOCK_TOLERANCE, Cache, DESCRIPTION, Link, Record, RecordKind, Role, StepResult, Stored, attachments, boolean,
+};
 use cooper_solver::{Key, KeyInput, KeyRecord, KeyStore};
 use futures::StreamExt as _;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -28,8 +30,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How far clocks of builders may be apart before a result that has expired here is taken for expired.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Most ways to read a record whose inputs have alternatives.
 const MAX_COMBINATIONS: usize = 64;
 /// A cache that does not answer must not hold up a build for longer.
@@ -116,13 +116,15 @@ struct LazyLayer {
 }
 
 /// Everything that was imported from one place.
-pub(super) struct Imported {
+pub(crate) struct Imported {
     worker: Arc<Worker>,
     origin: Arc<Origin>,
     vertex: Digest,
     aliases: HashMap<Key, Vec<Key>>,
     results: HashMap<Key, Vec<(usize, Arc<Lazy>)>>,
     records: HashMap<Key, KeyRecord>,
+    /// Documents beside the layers, with who serves them.
+    attachments: Vec<(Descriptor, Arc<dyn BlobSource>)>,
 }
 
 impl Bridge {
@@ -134,23 +136,21 @@ impl Bridge {
                 continue;
             }
             let status = self.status().clone();
-            let (worker, job) = (self.worker().clone(), self.job().clone());
+            let (worker, job, log) = (self.worker().clone(), self.job().clone(), self.import_log());
             self.solver_job().add_pending_import(async move {
                 let name = format!("importing cache manifest from {id}");
                 let imported = internal_step::run(&status, &name, |step| async move {
                     let read = tokio::time::timeout(PATIENCE, import(&worker, &job, &spec, &step)).await;
                     read.unwrap_or_else(|_| Err(BuildError::refused("the cache does not answer")))
                 });
-                match imported.await {
-                    Ok(imported) => {
-                        let store: Arc<dyn KeyStore<Build>> = Arc::new(imported);
-                        Some(store)
-                    }
-                    Err(error) => {
-                        tracing::debug!(cache = %id, %error, "a cache cannot be imported");
-                        None
-                    }
+                let outcome = imported.await.map(Arc::new).map_err(|error| error.message);
+                if let Err(error) = &outcome {
+                    tracing::debug!(cache = %id, error, "a cache cannot be imported");
                 }
+                let store = outcome.as_ref().ok().map(|imported| imported.clone() as Arc<dyn KeyStore<Build>>);
+                let cache = outcome.as_ref().map_or(id, |imported| imported.origin.name.clone());
+                log.lock().push(ImportOutcome { cache, outcome });
+                store
             });
         }
     }
@@ -183,17 +183,55 @@ async fn import(
         aliases: HashMap::new(),
         results: HashMap::new(),
         records: HashMap::new(),
+        attachments: Vec::new(),
     };
+    let with_mounts = spec.attrs.get("cache-mounts").and_then(|v| boolean(v)).unwrap_or(false);
     for one in stored {
+        if with_mounts {
+            job.mount_sources.add(&one.cache.attachments, &one.blobs);
+        }
         imported.add(one);
     }
     Ok(imported)
+}
+
+/// What became of an import.
+#[derive(Clone)]
+pub(crate) struct ImportOutcome {
+    /// The cache.
+    pub cache: String,
+    /// What it holds, or why that is not known.
+    pub outcome: Result<Arc<Imported>, String>,
+}
+
+impl ImportOutcome {
+    /// Records of the cache with their parts.
+    pub fn records(&self) -> Vec<(Key, KeyRecord)> {
+        let imported = self.outcome.as_ref().into_iter();
+        imported.flat_map(|i| &i.records).map(|(key, record)| (key.clone(), record.clone())).collect()
+    }
+
+    /// Documents with facts about the records.
+    pub fn facts(&self) -> Vec<(Descriptor, Arc<dyn BlobSource>)> {
+        let all = self.outcome.as_ref().into_iter().flat_map(|imported| &imported.attachments);
+        all.filter(|(desc, _)| desc.media_type == attachments::FACTS).cloned().collect()
+    }
+
+    /// Whether the cache has results of a key, none of which can be had.
+    pub fn has_lost(&self, key: &Key) -> bool {
+        let Ok(imported) = &self.outcome else { return false };
+        let lost = imported.origin.lost.lock();
+        let gone = |lazy: &Lazy| lazy.layers.iter().any(|l| lost.contains(&l.descriptor.digest));
+        imported.results.get(key).is_some_and(|all| !all.is_empty() && all.iter().all(|(_, lazy)| gone(lazy)))
+    }
 }
 
 impl Imported {
     fn add(&mut self, stored: Stored) {
         let Stored { mut cache, blobs, .. } = stored;
         cache.expire(Timestamp::now(), CLOCK_TOLERANCE);
+        let attachments = std::mem::take(&mut cache.attachments);
+        self.attachments.extend(attachments.into_iter().map(|desc| (desc, blobs.clone())));
         let mut keys: Vec<Vec<Key>> = vec![Vec::new(); cache.records.len()];
         for index in cache.in_order() {
             let record = &cache.records[index];

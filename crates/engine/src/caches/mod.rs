@@ -4,14 +4,17 @@
 //! A cache that cannot be read is told in the log and otherwise not there. Nothing here decides what a cache looks
 //! like (`cooper_remote_cache` does) or what a key is (the solver does).
 
+mod background;
 mod export;
 mod gather;
 mod import;
+pub(crate) mod mounts;
 mod publish;
 
+pub use background::{Background, CacheExportStatus};
 pub(crate) use export::{CacheExport, open_exports, run_exports};
 pub(crate) use gather::inline_records;
-pub(crate) use import::{Offered, Origin};
+pub(crate) use import::{ImportOutcome, Offered, Origin};
 pub(crate) use publish::Locks;
 
 use crate::{build_error::BuildError, domain::BuildJob, exporting::ExporterSpec, worker::Worker};

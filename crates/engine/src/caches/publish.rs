@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -34,12 +34,14 @@ pub struct Target {
     pub ttl: Option<Duration>,
     /// Orders writers of this process.
     pub locks: Arc<Locks>,
+    /// Counts bytes that are sent.
+    pub sent: Arc<AtomicU64>,
 }
 
 /// Sends a cache. `None`: there was nothing to send.
 pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result<Option<Published>, BuildError> {
     let told = |e: Error| BuildError::refused(Chain(&e).to_string());
-    let lost = send_layers(&target.backend, &gathered, step).await.map_err(told)?;
+    let lost = send_layers(target, &gathered, step).await.map_err(told)?;
     let cache = without(gathered.cache, &lost);
     if cache.is_empty() {
         step.begin("skipping cache export for empty result")();
@@ -56,13 +58,14 @@ pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result
 }
 
 /// Sends what is missing. Returns layers that could not be read: they are gone from where they came.
-async fn send_layers(backend: &Arc<dyn Backend>, gathered: &Gathered, step: &Step) -> Result<HashSet<Digest>, Error> {
+async fn send_layers(target: &Target, gathered: &Gathered, step: &Step) -> Result<HashSet<Digest>, Error> {
+    let backend = &target.backend;
     let sources = gather::sources(gathered);
     let layers: Vec<(Descriptor, Watched)> = gather::distinct(&gathered.cache)
         .into_iter()
         .filter_map(|desc| {
             let source = sources.get(&desc.digest)?.clone();
-            Some((desc, Watched::new(source)))
+            Some((desc, Watched::counting(source, target.sent.clone())))
         })
         .collect();
     let sends: Vec<BoxFuture<'static, Result<Option<Digest>, Error>>> = layers
@@ -105,5 +108,6 @@ fn without(mut cache: Cache, lost: &HashSet<Digest>) -> Cache {
     for record in &mut cache.records {
         record.results.retain(|r| !r.layers.iter().any(|&l| is_lost[l]));
     }
+    cache.attachments.retain(|a| !lost.contains(&a.digest));
     cache.normalized()
 }

@@ -19,6 +19,7 @@ use crate::{
     bridge::BuildResult,
     build_error::BuildError,
     engine::BuildRequest,
+    explain::Explanation,
     meta::{Meta, MetaError, Table},
     status::BuildStatus,
 };
@@ -399,6 +400,15 @@ impl Recording {
                 let blob = blob.with_annotation(cooper_oci::annotations::PREDICATE_TYPE, predicate_type);
                 record.attestations.entry(key).or_default().push(blob);
             }
+        }
+    }
+
+    /// Keeps why steps ran.
+    pub fn explanation(&mut self, explanation: Option<Explanation>) {
+        let Some((record, explanation)) = self.record.as_mut().zip(explanation) else { return };
+        match serde_json::to_vec(&explanation) {
+            Ok(json) => record.explanation = self.history.store(crate::explain::MEDIA_TYPE, &json),
+            Err(error) => tracing::warn!(%error, "why steps ran cannot be kept"),
         }
     }
 

@@ -33,6 +33,9 @@ pub struct BuildRecord {
     pub log: Option<Descriptor>,
     /// The spans.
     pub trace: Option<Descriptor>,
+    /// Why steps ran; none when all were cached.
+    #[serde(default)]
+    pub explanation: Option<Descriptor>,
     /// Numbers of steps.
     pub steps: StepCounts,
     /// Whether it stays forever.
@@ -80,6 +83,7 @@ impl BuildRecord {
             attestations: BTreeMap::new(),
             log: None,
             trace: None,
+            explanation: None,
             steps: StepCounts::default(),
             pinned: false,
             generation: 0,
@@ -89,6 +93,11 @@ impl BuildRecord {
     /// Blobs that nothing but records needs.
     pub(super) fn own_blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let error = self.error.as_ref().and_then(|e| e.blob.as_ref());
-        self.log.iter().chain(&self.trace).chain(error).chain(self.attestations.values().flatten())
+        self.log
+            .iter()
+            .chain(&self.trace)
+            .chain(&self.explanation)
+            .chain(error)
+            .chain(self.attestations.values().flatten())
     }
 }

@@ -190,6 +190,11 @@ impl ExecOp {
         let logs = futures::future::join(out, pump(stderr, 2, mask.stream(), &limit, cx));
         let (status, _) = futures::future::join(container.wait(), logs).await;
         limit.finish(cx);
+        if let Some(sample) = crate::step_usage::sample(&container.stats(), jiff::Timestamp::now()) {
+            for job in cx.jobs() {
+                job.add_usage(&cx.vertex, sample.clone());
+            }
+        }
         status.map_err(StepError::while_doing("cannot wait for the step's process"))
     }
 }

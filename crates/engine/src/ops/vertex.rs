@@ -196,7 +196,7 @@ pub fn name(v: &cooper_llb::Vertex) -> String {
     }
 }
 
-pub(super) fn action_name(action: &Action) -> String {
+pub(crate) fn action_name(action: &Action) -> String {
     match action {
         Action::Copy(c) => format!("copy {} {}", c.src, c.dest),
         Action::Mkfile(m) => format!("mkfile {}", m.path),

@@ -80,6 +80,8 @@ impl Bridge {
                     Some(source) => source.capture(&mut capture),
                     None => capture_op(raw, &vertex, &mut capture),
                 }
+                let usage = self.job().usage(&vertex).map(|sample| (vertex.to_string(), sample));
+                capture.samples.extend(usage);
                 // The last in front: inputs are noted in the order in which ops name them.
                 open.extend(inputs.iter().rev().cloned());
             });

@@ -102,7 +102,7 @@ impl Tree {
         self.lookup(path, follow_links).is_ok()
     }
 
-    fn lookup(&self, path: &str, follow_links: bool) -> Result<TreeNode, Error> {
+    pub(super) fn lookup(&self, path: &str, follow_links: bool) -> Result<TreeNode, Error> {
         let missing = || Error::NotFound(clean(path));
         let at = match resolve(self, path, follow_links) {
             Err(Error::Path { .. }) => return Err(missing()),
@@ -147,7 +147,7 @@ impl Tree {
     }
 
     /// The hash of everything in a directory, from memory when it was asked for before.
-    fn contents_hash(&self, dir: &TreeDir) -> Result<Hash, Error> {
+    pub(super) fn contents_hash(&self, dir: &TreeDir) -> Result<Hash, Error> {
         let mut open = vec![OpenDir::new(self, dir.clone(), &[])];
         loop {
             let Some(top) = open.last_mut() else { unreachable!("the loop returns with the last directory") };

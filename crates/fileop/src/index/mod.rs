@@ -10,9 +10,11 @@ mod build;
 mod digest;
 mod format;
 mod layer;
+mod listing;
 mod tree;
 
 pub use build::{Attributes, EntryKind, IndexBuilder};
 pub use digest::Selector;
 pub use layer::LayerIndex;
+pub use listing::Listed;
 pub use tree::Tree;

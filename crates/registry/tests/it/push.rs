@@ -2,7 +2,7 @@
 
 use crate::fake::{Access, Fake, Fault, anonymous, basic, client, noise};
 use bytes::Bytes;
-use cooper_content::Store;
+use cooper_content::{BlobSource, ByteStream, SourceError, Store};
 use cooper_oci::{Descriptor, ImageManifest, ImageRef, media_types};
 use cooper_registry::{Client, Error, Progress, Pushed};
 use std::sync::{
@@ -105,6 +105,38 @@ async fn broken_uploads_are_resumed() {
     PATCH /v2/a/blobs/uploads/u0 202
     PUT /v2/a/blobs/uploads/u0 201
     ");
+}
+
+/// A source during whose reading all tokens end.
+struct Lasting<'a>(&'a Store, &'a Fake, &'a AtomicU64);
+
+impl std::fmt::Debug for Lasting<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lasting")
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobSource for Lasting<'_> {
+    async fn stream(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream, SourceError> {
+        if self.2.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.1.revoke();
+        }
+        self.0.stream(desc, offset).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_end_during_an_upload_are_renewed() {
+    let fake = Fake::start(Access::Bearer(Some(("u", "p")))).await;
+    let (local, desc) = Local::with(&noise(400_000));
+    let reads = AtomicU64::new(0);
+    let source = Lasting(&local.store, &fake, &reads);
+    let client = client(basic("u", "p"));
+    let pushed = client.push_blob(&name(&fake, "a"), &desc, &source, &[], &Progress::default()).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+    assert!(fake.has_blob("a", &desc.digest));
+    assert_eq!(reads.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

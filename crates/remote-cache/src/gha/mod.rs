@@ -7,7 +7,7 @@ mod api;
 mod token;
 
 use crate::{
-    Backend, Cache, Error, MAX_CONFIG, Published, Result, Sent, Stored, Version,
+    Backend, Cache, Entry, Error, MAX_CONFIG, Published, Result, Sent, Stored, Version,
     attributes::Attributes,
     object::{
         blocks::SignedUrl,
@@ -335,6 +335,11 @@ impl Backend for Gha {
 
     fn is_atomic(&self) -> bool {
         true
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        let what = "delete what has expired: GitHub itself removes entries that nobody used for 7 days";
+        Err(Error::Unsupported { cache: self.name(), what })
     }
 }
 

@@ -221,6 +221,20 @@ impl<S: Service> Backend for Bucket<S> {
         self.0.layout.parallelism
     }
 
+    async fn names(&self) -> Result<Vec<String>> {
+        let entries = self.list().await?.into_iter().filter(|e| e.kind == EntryKind::Document);
+        let names = entries.filter_map(|e| Some(e.name.strip_prefix(&self.0.layout.manifests)?.to_owned()));
+        Ok(names.collect())
+    }
+
+    async fn named(&self, name: &str) -> Result<Option<Stored>> {
+        self.document(name).await
+    }
+
+    async fn replace(&self, name: &str, cache: &Cache, over: Option<&Version>) -> Result<()> {
+        self.write(name, &Bytes::from(cache.marshal(true)), over).await.map(drop)
+    }
+
     async fn list(&self) -> Result<Vec<Entry>> {
         let layout = &self.0.layout;
         let list = |prefix: &'static str, key: &str| {

@@ -2,9 +2,11 @@
 
 use cooper_content::{BlobSource, Store};
 use cooper_oci::{Descriptor, Digest, annotations, media_types};
-use cooper_registry::Backoff;
-use cooper_remote_cache::{Backend, Cache, Layer, Link, Record, RecordKind, Sent, StepResult, Stored, open_service};
-use cooper_testkit::{Actions, ObjectServer, Proxy, objects};
+use cooper_registry::{Anonymous, Backoff, HostsConfig, Options, Registry};
+use cooper_remote_cache::{
+    Backend, Cache, Layer, Link, Record, RecordKind, RegistryCache, Sent, StepResult, Stored, open_service,
+};
+use cooper_testkit::{self as testkit, Actions, ObjectServer, Proxy, objects};
 use futures::StreamExt;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -52,7 +54,7 @@ pub fn cache(name: &str, layers: &[Descriptor]) -> Cache {
         results: vec![result],
         ..source.clone()
     };
-    Cache { layers: stack.collect(), records: vec![source, step] }.normalized()
+    Cache { layers: stack.collect(), records: vec![source, step], attachments: Vec::new() }.normalized()
 }
 
 /// A service that a cache can be at.
@@ -60,6 +62,7 @@ pub enum Service {
     S3(#[expect(dead_code, reason = "ends when it is dropped")] ObjectServer),
     Azure(#[expect(dead_code, reason = "ends when it is dropped")] ObjectServer),
     Gha(Actions, u8),
+    Registry(#[expect(dead_code, reason = "ends when it is dropped")] testkit::Registry),
 }
 
 /// A place behind a proxy.
@@ -79,6 +82,12 @@ impl Place {
         let server = ObjectServer::azure();
         let proxy = Proxy::start(server.port());
         Self { service: Service::Azure(server), proxy }
+    }
+
+    pub fn registry() -> Self {
+        let registry = testkit::Registry::start(testkit::Access::Open);
+        let port = registry.host().rsplit(':').next().unwrap().parse().unwrap();
+        Self { service: Service::Registry(registry), proxy: Proxy::start(port) }
     }
 
     pub fn gha(version: u8) -> Self {
@@ -124,6 +133,7 @@ impl Place {
                     ("timeout", "20s".to_owned()),
                 ],
             ),
+            Service::Registry(_) => ("registry", vec![("ref", format!("{}/cache:{name}", self.proxy.host()))]),
         };
         (kind, pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
     }
@@ -152,6 +162,12 @@ impl Place {
 fn open(kind: &str, attrs: &BTreeMap<String, String>) -> Arc<dyn Backend> {
     let millis = Duration::from_millis;
     let backoff = Backoff { attempts: 4, first: millis(2), longest: millis(10) };
+    if kind == "registry" {
+        let options = Options { backoff, ..Options::default() };
+        // What is on this machine speaks HTTP, unless somebody says otherwise.
+        let client = Registry::new(HostsConfig::default(), options).client(Arc::new(Anonymous));
+        return Arc::new(RegistryCache::open(attrs, client).expect("sound attributes"));
+    }
     open_service(kind, attrs, Some(backoff)).expect("a kind of cache").expect("sound attributes")
 }
 

@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait, metadata::Metadat
 const CHUNK: u64 = 1 << 20;
 /// Blobs described in one message.
 const PAGE: usize = 100;
+/// How often the directory of unfinished blobs is made again that another writer has removed meanwhile.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// A directory with `blobs/<algorithm>/<hex>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +125,14 @@ impl Content for StoreService {
 
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let store = self.choose(request.metadata())?;
-        let info = store.info(&parse_digest(&request.into_inner().digest)?).await?;
+        let digest = parse_digest(&request.into_inner().digest)?;
+        let info = store.info(&digest).await?;
+        // Whoever finds it here is about to name it: it is young again, and no collection's.
+        if store.writable
+            && let Ok(file) = fs::OpenOptions::new().append(true).open(store.blob(&digest)).await
+        {
+            file.into_std().await.set_modified(std::time::SystemTime::now()).ok();
+        }
         Ok(Response::new(InfoResponse { info: Some(info) }))
     }
 
@@ -235,9 +244,17 @@ impl Ingest {
             return Err(Status::already_exists(format!("blob with expected digest {} exists", first.expected)));
         }
         let dir = store.root.join("ingest");
-        fs::create_dir_all(&dir).await.map_err(|e| failed("write", &e))?;
         let path = dir.join(super::new_session_id());
-        let mut file = File::create_new(&path).await.map_err(|e| failed("write", &e))?;
+        let mut attempts = 0;
+        let mut file = loop {
+            fs::create_dir_all(&dir).await.map_err(|e| failed("write", &e))?;
+            match File::create_new(&path).await {
+                Ok(file) => break file,
+                // Another writer of this directory has just tidied up.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < MAX_ATTEMPTS => attempts += 1,
+                Err(e) => return Err(failed("write", &e)),
+            }
+        };
         file.set_max_buf_size(CHUNK as usize);
         let (total, expected) = (first.total, first.expected.clone());
         Ok(Self { path, file: Some(file), hash: Sha256::new(), offset: 0, total, expected })
