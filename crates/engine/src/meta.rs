@@ -119,7 +119,7 @@ impl Meta {
         let fail = |action| {
             move |source: redb::Error| MetaError::Database { action, path: path.to_owned(), source: Box::new(source) }
         };
-        let db = Database::builder().set_cache_size(4 << 20).create(path).map_err(|e| fail("open")(e.into()))?;
+        let db = Database::builder().set_cache_size(1 << 20).create(path).map_err(|e| fail("open")(e.into()))?;
         let setup = || -> Result<String, redb::Error> {
             let txn = db.begin_write()?;
             for table in Table::ALL {

@@ -19,23 +19,40 @@ const STEPS: u32 = 50;
 const CONTEXT: (usize, usize) = (400, 50);
 /// Stages of the workload `graph`.
 const STAGES: usize = 300;
+/// Builds over which the growth of the daemon's memory is told, after as many to warm up.
+const GROWTH_BUILDS: u32 = 100;
 
-/// A Dockerfile with its context, and whether the result is written as an archive.
+/// A Dockerfile with its context, and where the result goes.
 struct Workload {
     name: &'static str,
     write: fn(&Path) -> std::io::Result<()>,
-    export: bool,
+    output: Output,
+}
+
+#[derive(Clone, Copy)]
+enum Output {
+    /// Nowhere.
+    None,
+    /// An image archive.
+    Archive,
+    /// A cache of every step, in a directory of the client; the second build begins with that alone.
+    Cache,
 }
 
 const WORKLOADS: &[Workload] = &[
-    Workload { name: "steps", write: steps, export: false },
-    Workload { name: "context", write: context, export: true },
-    Workload { name: "graph", write: graph, export: false },
+    Workload { name: "steps", write: steps, output: Output::None },
+    Workload { name: "context", write: context, output: Output::Archive },
+    Workload { name: "copied", write: copied, output: Output::Archive },
+    Workload { name: "cache", write: context, output: Output::Cache },
+    Workload { name: "graph", write: graph, output: Output::None },
 ];
+
+/// What tells how the daemon's memory grows.
+const GROWTH: &str = "growth";
 
 /// Times all workloads, or those that are named: from nothing, and when everything is cached.
 pub fn run(names: &[String]) -> Result {
-    if let Some(unknown) = names.iter().find(|name| WORKLOADS.iter().all(|workload| workload.name != **name)) {
+    if let Some(unknown) = names.iter().find(|name| **name != GROWTH && WORKLOADS.iter().all(|w| w.name != **name)) {
         return Err(format!("no workload is called {unknown:?}"));
     }
     let cooper = release_binary()?;
@@ -44,7 +61,7 @@ pub fn run(names: &[String]) -> Result {
     let place = target_dir().join("bench");
     fs::remove_dir_all(&place).or_else(absent).map_err(|error| format!("{}: {error}", place.display()))?;
     let daemon = Daemon::start(cooper, &place)?;
-    println!("ready in {:.0} ms, idle at {} MB", millis(daemon.ready), daemon.memory("VmRSS"));
+    println!("ready in {:.0} ms, idle at {} MB", millis(daemon.ready), daemon.memory("VmRSS") / 1024);
     println!("{:10} {:>10} {:>10}   medians of {RUNS} builds, in ms", "workload", "cold", "cached");
     for workload in WORKLOADS.iter().filter(|one| names.is_empty() || names.iter().any(|name| name == one.name)) {
         let dir = place.join(workload.name);
@@ -55,8 +72,11 @@ pub fn run(names: &[String]) -> Result {
         let (mut cold, mut cached) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
             daemon.prune()?;
-            cold.push(daemon.build(&dir, workload.export)?);
-            cached.push(daemon.build(&dir, workload.export)?);
+            cold.push(daemon.build(&dir, workload.output, false)?);
+            if matches!(workload.output, Output::Cache) {
+                daemon.prune()?;
+            }
+            cached.push(daemon.build(&dir, workload.output, true)?);
         }
         let (cold, cached) = (median(cold), median(cached));
         let step = match workload.name {
@@ -65,7 +85,31 @@ pub fn run(names: &[String]) -> Result {
         };
         println!("{:10} {:10.0} {:10.0}{step}", workload.name, millis(cold), millis(cached));
     }
-    println!("peak memory of the daemon: {} MB", daemon.memory("VmHWM"));
+    println!("peak memory of the daemon: {} MB", daemon.memory("VmHWM") / 1024);
+    if names.is_empty() || names.iter().any(|name| name == GROWTH) {
+        growth(&daemon, &example)?;
+    }
+    Ok(())
+}
+
+/// How much memory a build leaves behind: with a new step each, and with none.
+fn growth(daemon: &Daemon, example: &Path) -> Result {
+    let dir = daemon.place.join(GROWTH);
+    let fault = |error: std::io::Error| format!("{}: {error}", dir.display());
+    fs::create_dir_all(&dir).and_then(|()| fs::copy(example.join("greet"), dir.join("greet"))).map_err(fault)?;
+    let build = |number: u32| {
+        let text = format!("FROM scratch\nCOPY greet /greet\nRUN [\"/greet\", \"{number}\"]\n");
+        fs::write(dir.join("Dockerfile"), text).map_err(fault)?;
+        daemon.build(&dir, Output::None, false).map(drop)
+    };
+    let slope = |number: fn(u32) -> u32| {
+        (0..GROWTH_BUILDS).try_for_each(|n| build(number(n)))?;
+        let before = daemon.memory("RssAnon");
+        (0..GROWTH_BUILDS).try_for_each(|n| build(number(GROWTH_BUILDS + n)))?;
+        Ok::<_, String>((daemon.memory("RssAnon") as f64 - before as f64) / f64::from(GROWTH_BUILDS))
+    };
+    let (fresh, cached) = (slope(|n| n)?, slope(|_| 0)?);
+    println!("memory left behind by a build: {fresh:.1} KiB with a new step, {cached:.1} KiB cached");
     Ok(())
 }
 
@@ -89,6 +133,12 @@ fn context(dir: &Path) -> std::io::Result<()> {
         }
     }
     fs::write(dir.join("Dockerfile"), "FROM scratch\nWORKDIR /app\nCOPY . .\nRUN [\"/app/greet\", \"all\"]\n")
+}
+
+/// A stage that copies what another has copied.
+fn copied(dir: &Path) -> std::io::Result<()> {
+    context(dir)?;
+    fs::write(dir.join("Dockerfile"), "FROM scratch AS a\nCOPY . /src\nFROM scratch\nCOPY --from=a /src /dst\n")
 }
 
 fn graph(dir: &Path) -> std::io::Result<()> {
@@ -145,13 +195,23 @@ impl Daemon {
         self.quietly(self.client().args(["prune", "--all"]))
     }
 
-    fn build(&self, dir: &Path, export: bool) -> Result<Duration> {
+    /// Builds; `again` when the result, or the cache of it, is there from an earlier build.
+    fn build(&self, dir: &Path, output: Output, again: bool) -> Result<Duration> {
         let mut command = self.client();
         command.arg("build").arg(dir).args(["--progress", "plain", "--output"]);
-        if export {
-            command.arg(format!("type=oci,dest={}", self.place.join("out.tar").display()));
-        } else {
-            command.arg("type=cacheonly");
+        match output {
+            Output::Archive => command.arg(format!("type=oci,dest={}", self.place.join("out.tar").display())),
+            Output::None | Output::Cache => command.arg("type=cacheonly"),
+        };
+        if let Output::Cache = output {
+            let cache = self.place.join("cache");
+            let (flag, value) = if again {
+                ("--cache-from", format!("type=local,src={}", cache.display()))
+            } else {
+                fs::remove_dir_all(&cache).or_else(absent).map_err(|error| format!("{}: {error}", cache.display()))?;
+                ("--cache-to", format!("type=local,mode=max,dest={}", cache.display()))
+            };
+            command.args([flag, &value]);
         }
         let started = Instant::now();
         self.quietly(&mut command)?;
@@ -168,11 +228,11 @@ impl Daemon {
         Err(format!("{}: {status}\n{}", crate::run::shown(command), fs::read_to_string(&log).unwrap_or_default()))
     }
 
-    /// A size of the daemon's process, in MB.
+    /// A size of the daemon's process, in KiB.
     fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default() / 1024
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default()
     }
 }
 
