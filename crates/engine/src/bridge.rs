@@ -11,6 +11,7 @@ use crate::{
     domain::{Build, BuildJob},
     engine::EngineInner,
     layer_store::random_id,
+    nesting::Nesting,
     ops::{SourceOp, vertex},
     provenance::{Asked, Origins, ProvenanceConfig, Scope, scope::Made},
     status::{BuildStatus, SourceRanges, VertexStatus},
@@ -237,6 +238,20 @@ struct BridgeInner {
     outcomes: Arc<Mutex<Vec<ImportOutcome>>>,
     /// Whether images get cache records into their configs.
     inline_cache: AtomicBool,
+    nesting: Nesting,
+}
+
+/// A build, without keeping it from ending.
+pub(crate) struct WeakBridge {
+    inner: std::sync::Weak<BridgeInner>,
+    scope: Arc<Scope>,
+}
+
+impl WeakBridge {
+    /// The build, while it goes on.
+    pub fn upgrade(&self) -> Option<Bridge> {
+        Some(Bridge { inner: self.inner.upgrade()?, scope: self.scope.clone() })
+    }
 }
 
 impl Drop for BridgeInner {
@@ -263,13 +278,18 @@ impl Bridge {
 
     pub(crate) fn new(engine: Arc<EngineInner>, data: Arc<BuildJob>, asked: Asked) -> Self {
         let job = engine.solver.job(data.clone(), data.status.clone());
-        let (ops, configs, origins, imports, outcomes, inline_cache) = Default::default();
-        let inner = BridgeInner { engine, job, data, ops, configs, origins, imports, outcomes, inline_cache };
+        let (ops, configs, origins, imports, outcomes, inline_cache, nesting) = Default::default();
+        let inner = BridgeInner { engine, job, data, ops, configs, origins, imports, outcomes, inline_cache, nesting };
         Self { inner: Arc::new(inner), scope: Arc::new(Scope::outermost(asked)) }
     }
 
     pub(crate) fn scope(&self) -> &Arc<Scope> {
         &self.scope
+    }
+
+    /// This build, without keeping it from ending.
+    pub(crate) fn downgrade(&self) -> WeakBridge {
+        WeakBridge { inner: Arc::downgrade(&self.inner), scope: self.scope.clone() }
     }
 
     pub(crate) fn origins(&self) -> &Origins {
@@ -449,11 +469,28 @@ impl Bridge {
         definition: pb::Definition,
         policies: &[cooper_wire::sourcepolicy::Policy],
     ) -> Result<Option<Ref>, BuildError> {
+        self.load_within(None, definition, policies).await
+    }
+
+    /// The same for the definition that the build op `outer` of this build builds.
+    pub(crate) async fn load_within(
+        &self,
+        outer: Option<&OpDigest>,
+        definition: pb::Definition,
+        policies: &[cooper_wire::sourcepolicy::Policy],
+    ) -> Result<Option<Ref>, BuildError> {
         if definition.def.is_empty() {
             return Ok(None);
         }
         let governed = self.governed(definition.clone(), policies).await?;
         let graph = Graph::decode(governed, &self.inner.engine.caps)?;
+        let builds = graph.vertices().iter().filter(|v| matches!(v.op.op, Some(pb::op::Op::Build(_))));
+        if let Some(outer) = outer
+            && !self.inner.nesting.enter(outer, builds.map(|v| v.digest.clone()).collect())
+        {
+            let message = format!("the nested build {outer} needs its own result");
+            return Err(BuildError::new(FailureClass::InvalidArgument, message));
+        }
         let mut vertices = Vec::with_capacity(graph.vertices().len());
         for v in graph.vertices() {
             let sources = graph
@@ -461,7 +498,7 @@ impl Bridge {
                 .map(|(info, ranges)| SourceRanges { info: info.clone(), ranges: ranges.to_vec() });
             let name = vertex::name(v);
             vertex::renew_caches(v, &self.inner.engine.worker);
-            let (bound, source_op) = vertex::bind(v, &name, &self.inner.engine.worker, &self.inner.data)?;
+            let (bound, source_op) = vertex::bind(v, &name, self)?;
             let known = KnownOp {
                 raw: v.raw.clone(),
                 name: name.clone(),

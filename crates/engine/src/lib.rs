@@ -33,6 +33,7 @@ mod log_limit;
 mod log_mask;
 mod meta;
 mod native;
+mod nesting;
 mod ops;
 mod pack;
 mod pack_seekable;
@@ -50,6 +51,8 @@ mod spool;
 mod status;
 pub mod status_log;
 mod step_usage;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod unpack;
 mod usage;

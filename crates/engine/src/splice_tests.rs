@@ -1,18 +1,7 @@
 //! Merges and differences of random trees, against a model that knows nothing of overlays.
 
-use crate::{
-    BuildRequest, Engine, EngineConfig,
-    bridge::Bridge,
-    domain::{Build, BuildJob},
-    grants::Grants,
-    provenance::Asked,
-    splice::Form,
-    status::BuildStatus,
-    tree::Tree,
-};
-use cooper_oci::Digest;
+use crate::{splice::Form, testing::Bench, tree::Tree};
 use cooper_rooted::{Dir, Kind, Root};
-use cooper_solver::OpContext;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -103,31 +92,15 @@ impl Known {
     }
 }
 
-struct Bench {
-    _dir: tempfile::TempDir,
-    _engine: Engine,
-    bridge: Bridge,
-    cx: OpContext<Build>,
+struct Maker {
+    bench: Bench,
     counter: u32,
 }
 
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config =
-            EngineConfig { root: dir.path().to_owned(), snapshotter: "overlayfs".into(), ..Default::default() };
-        let engine = Engine::open(config, Vec::new()).unwrap();
-        let status = Arc::new(BuildStatus::new(dir.path()));
-        let job = Arc::new(BuildJob::new("test", "", status, Grants::default()));
-        let request = BuildRequest::default();
-        let bridge = Bridge::new(engine.inner().clone(), job, Asked::new("", &request.request));
-        let cx = bridge.solver_job().context(Digest::of("test"));
-        Self { _dir: dir, _engine: engine, bridge, cx, counter: 1000 }
-    }
-
+impl Maker {
     /// A step over `base` that does `count` random things.
     fn step(&mut self, base: &Known, rng: &mut StdRng) -> Known {
-        let worker = self.bridge.worker().clone();
+        let worker = self.bench.bridge.worker().clone();
         let write = worker.write(&base.tree).unwrap();
         let root = Root::from_fd(cooper_rooted::mount::detached(write.mount()).unwrap());
         let before = base.model();
@@ -200,7 +173,7 @@ impl Bench {
     }
 
     fn merge(&self, parts: &[&Known]) -> Known {
-        let worker = self.bridge.worker();
+        let worker = self.bench.bridge.worker();
         let trees: Vec<Tree> = parts
             .iter()
             .enumerate()
@@ -210,7 +183,7 @@ impl Bench {
     }
 
     async fn diff(&self, lower: &Known, upper: &Known) -> Known {
-        let tree = self.bridge.worker().diff(&lower.tree, &upper.tree, &self.cx).await.unwrap();
+        let tree = self.bench.bridge.worker().diff(&lower.tree, &upper.tree, &self.bench.cx).await.unwrap();
         let begins = upper.layers.len() >= lower.layers.len()
             && lower.layers.iter().zip(&upper.layers).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0));
         let layers = if begins {
@@ -224,7 +197,7 @@ impl Bench {
 
     fn files(&self, tree: &Tree) -> Model {
         let mut found = Model::new();
-        let root = self.bridge.worker().read(tree).unwrap().root().unwrap();
+        let root = self.bench.bridge.worker().read(tree).unwrap().root().unwrap();
         walk(&root.top().unwrap(), "", &mut found);
         found
     }
@@ -248,7 +221,7 @@ fn walk(dir: &Dir, at: &str, found: &mut Model) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn merges_and_differences_of_random_trees() {
-    let mut bench = Bench::new();
+    let mut bench = Maker { bench: Bench::new(), counter: 1000 };
     for seed in 0..12 {
         let rng = &mut StdRng::seed_from_u64(seed);
         let mut known = vec![Known { tree: Tree::default(), layers: Vec::new() }];

@@ -108,6 +108,12 @@ impl From<Status> for Error {
 }
 
 impl Error {
+    /// Whether the other side knows no such call.
+    #[must_use]
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Call(status) if status.code() == tonic::Code::Unimplemented)
+    }
+
     /// Whether the other side said that it has it already.
     #[must_use]
     pub fn already_exists(&self) -> bool {

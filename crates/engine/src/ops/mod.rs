@@ -1,6 +1,7 @@
 //! LLB ops over the capabilities. Each is bound to a worker and knows only its own protobuf message.
 
 pub mod blob;
+pub mod build;
 pub(crate) mod devices;
 pub mod exec;
 pub mod file;

@@ -57,6 +57,9 @@ pub async fn forward_for(
     let session = match found.await {
         Ok(session) => session,
         Err(_) if options.optional => return Ok(None),
+        Err(error) if error.is_unimplemented() => {
+            return Err(StepError::refused(format!("no SSH key {id:?} forwarded from the client")));
+        }
         Err(error) => return Err(StepError::while_doing(format!("unset ssh forward key {id}"))(error)),
     };
     let doing = || "cannot make the socket of an ssh mount";

@@ -1,10 +1,11 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
 use super::{
-    SourceOp, blob::BlobOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp, local::LocalOp,
-    merge::Combine, merge::CombineOp,
+    SourceOp, blob::BlobOp, build::BuildOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp,
+    local::LocalOp, merge::Combine, merge::CombineOp,
 };
 use crate::{
+    bridge::Bridge,
     build_error::{BuildError, FailureClass},
     domain::{Build, BuildJob},
     worker::Worker,
@@ -20,8 +21,9 @@ use std::sync::Arc;
 /// A vertex bound to a worker, and its op when that is a source.
 pub type Bound = (Vertex<Build>, Option<Arc<dyn SourceOp>>);
 
-/// Binds a vertex to a worker.
-pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &BuildJob) -> Result<Bound, BuildError> {
+/// Binds a vertex to the worker of `bridge`, and to the build.
+pub fn bind(v: &cooper_llb::Vertex, name: &str, bridge: &Bridge) -> Result<Bound, BuildError> {
+    let (worker, job) = (bridge.worker(), bridge.job());
     let mut source_op = None;
     let op: Arc<dyn Op<Build>> = match &v.op.op {
         Some(Kind::Source(source)) => source_op.insert(bind_source(source, v, worker)?).clone(),
@@ -62,8 +64,9 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, worker: &Arc<Worker>, job: &Buil
             let outputs = pass.outputs.iter().map(|&i| usize::try_from(i).unwrap_or(0)).collect();
             combine(worker, Combine::Pass { outputs }, v)
         }
-        Some(Kind::Build(_)) => {
-            return Err(BuildError::new(FailureClass::Unimplemented, "nested builds (LLB build op) are not supported"));
+        Some(Kind::Build(build)) => {
+            let op = BuildOp::new(worker, bridge.downgrade(), v, build);
+            Arc::new(op.map_err(|reason| BuildError::new(FailureClass::InvalidArgument, reason))?)
         }
         None => {
             return Err(BuildError::new(
