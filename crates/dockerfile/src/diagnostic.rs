@@ -74,6 +74,8 @@ pub enum Problem {
     LineTooLong(usize),
     #[error("unterminated heredoc")]
     UnterminatedHeredoc { name: String },
+    #[error("string field contains invalid UTF-8: the file is to be in UTF-8, other bytes belong into a file to COPY")]
+    NotUtf8,
     #[error("only one {0} parser directive can be used")]
     RepeatedDirective(&'static str),
     #[error("invalid escape token '{0}' does not match ` or \\")]

@@ -105,6 +105,8 @@ pub struct Source {
     text: Arc<str>,
     /// Offset at which each line starts; never empty.
     line_starts: Vec<usize>,
+    /// Numbers of the lines in which bytes were replaced that are not UTF-8.
+    replaced_in: Vec<u32>,
 }
 
 impl Source {
@@ -114,12 +116,27 @@ impl Source {
         let line_starts = std::iter::once(0)
             .chain(text.bytes().enumerate().filter(|&(_, b)| b == b'\n').map(|(i, _)| i + 1))
             .collect();
-        Self { filename: filename.into(), text, line_starts }
+        Self { filename: filename.into(), text, line_starts, replaced_in: Vec::new() }
     }
 
-    /// A source from raw bytes. Bytes that are not UTF-8 become U+FFFD: LLB can carry nothing else.
+    /// A source from raw bytes. Bytes that are not UTF-8 become U+FFFD: LLB can carry nothing else. That is good enough
+    /// for comments; see [`Source::is_replaced`] for the rest.
     pub fn from_bytes(filename: impl Into<String>, bytes: &[u8]) -> Self {
-        Self::new(filename, String::from_utf8_lossy(bytes).into_owned())
+        let mut replaced_in = Vec::new();
+        let mut line = 1;
+        for chunk in bytes.utf8_chunks() {
+            line += chunk.valid().bytes().filter(|b| *b == b'\n').count() as u32;
+            if !chunk.invalid().is_empty() && replaced_in.last() != Some(&line) {
+                replaced_in.push(line);
+            }
+        }
+        Self { replaced_in, ..Self::new(filename, String::from_utf8_lossy(bytes).into_owned()) }
+    }
+
+    /// Whether one of the lines `first` to `last`, both included, holds bytes that are not UTF-8.
+    pub fn is_replaced(&self, first: u32, last: u32) -> bool {
+        let from = self.replaced_in.partition_point(|line| *line < first);
+        self.replaced_in.get(from).is_some_and(|line| *line <= last)
     }
 
     /// The name under which errors mention the file.

@@ -254,7 +254,7 @@ impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             StepErrorKind::Process { args, cause, oom } => {
-                write!(f, "process \"{}\" did not complete successfully: ", args.join(" "))?;
+                write!(f, "process {:?} did not complete successfully: ", args.join(" "))?;
                 match cause {
                     ExitCause::Code(code) => write!(f, "exit code: {code}")?,
                     ExitCause::Signal(signal) => write!(f, "exit code: {} (killed by signal {signal})", 128 + signal)?,
@@ -283,7 +283,9 @@ impl fmt::Display for Chain<'_> {
         let mut next = self.0.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            if !said.contains(&text) {
+            // The same reason may be spelled as a system does and as the field's tools do.
+            let plain = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+            if !said.to_lowercase().contains(&plain) {
                 write!(f, ": {text}")?;
                 said = text;
             }

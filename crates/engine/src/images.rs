@@ -165,6 +165,13 @@ impl Worker {
         }
         Ok(tree)
     }
+
+    /// Whether the layers of an image, the first `limit` of them, were told of before.
+    pub fn knows_image(&self, image: &ResolvedImage, limit: Option<usize>) -> bool {
+        let chain = chain_ids(&image.image.rootfs.diff_ids);
+        let top = chain.get(..limit.unwrap_or(usize::MAX).min(chain.len())).and_then(<[_]>::last);
+        top.is_some_and(|top| self.layers.knows_chain(top))
+    }
 }
 
 /// How eager to ask the registry, as the protocol spells it.

@@ -116,8 +116,6 @@ pub struct LayerRecord {
     pub chain: Option<ChainId>,
     /// Known archives by compression name; their bytes may or may not be here.
     pub blobs: BTreeMap<String, Descriptor>,
-    /// Whether the layer changes nothing, once known.
-    pub empty: Option<bool>,
     /// Bytes on disk of the files, once measured.
     pub size: Option<u64>,
     /// Whether the layer holds deletions of what lies below it wherever it lies: it was made on nothing.
@@ -146,7 +144,6 @@ impl LayerRecord {
             diff_id: None,
             chain: None,
             blobs: BTreeMap::new(),
-            empty: None,
             size: None,
             loose: false,
             base: None,
@@ -354,6 +351,11 @@ impl LayerStore {
     pub fn by_chain(&self, chain: &ChainId, record: impl FnOnce() -> LayerRecord) -> Arc<Layer> {
         let known = self.chains.read().get(chain).cloned().and_then(|id| self.get(&id));
         known.unwrap_or_else(|| self.add(LayerRecord { chain: Some(chain.clone()), ..record() }))
+    }
+
+    /// Whether there is a layer of an image with this chain id.
+    pub fn knows_chain(&self, chain: &ChainId) -> bool {
+        self.chains.read().contains_key(chain)
     }
 
     /// Changes a record and keeps it.

@@ -43,15 +43,15 @@ pub struct Packed {
 }
 
 impl Worker {
-    /// Archives of every layer of a tree, the bottom first; layers that change nothing are `None`. The bottom layers that
-    /// are those of a base image keep their times, and with them their identity.
+    /// Archives of every layer of a tree, the bottom first. The bottom layers that are those of a base image keep their
+    /// times, and with them their identity. A layer that changes nothing is one, too: histories count it.
     pub async fn pack_above(
         self: &Arc<Self>,
         tree: &Tree,
         base: &[DiffId],
         packing: Packing,
         jobs: &[Arc<BuildJob>],
-    ) -> Result<Vec<Option<Packed>>, StepError> {
+    ) -> Result<Vec<Packed>, StepError> {
         let tree = self.own(tree)?;
         let mut packed = Vec::with_capacity(tree.layers().len());
         let mut inherited = true;
@@ -66,33 +66,26 @@ impl Worker {
 
     /// Archives of every layer of a tree that are there already; none when one is missing or the tree is borrowed.
     pub fn packed(&self, tree: &Tree, packing: Packing) -> Option<Vec<Packed>> {
-        let wanted = tree.layers().iter().filter(|layer| {
-            let record = layer.record();
-            record.empty != Some(true) || record.chain.is_some()
-        });
-        wanted.map(|layer| self.known_archive(layer, packing, &[])).collect()
+        tree.layers().iter().map(|layer| self.known_archive(layer, packing, &[])).collect()
     }
 
-    /// The archive of one layer of a tree; `None` when it changes nothing.
+    /// The archive of one layer of a tree.
     pub(crate) async fn pack_layer(
         self: &Arc<Self>,
         tree: &Tree,
         i: usize,
         packing: Packing,
         jobs: &[Arc<BuildJob>],
-    ) -> Result<Option<Packed>, StepError> {
+    ) -> Result<Packed, StepError> {
         let layer = &tree.layers()[i];
         let _one = layer.packing.lock().await;
         if packing.epoch.is_none()
             && let Some(known) = self.known_archive(layer, packing, jobs)
         {
-            return Ok(Some(known));
+            return Ok(known);
         }
         let below = Tree::new(tree.layers()[..=i].to_vec());
         self.bring_for(&below, jobs).await?;
-        if layer.record().empty == Some(true) && layer.record().chain.is_none() {
-            return Ok(None);
-        }
         let _slot = self.packers.acquire().await.ok();
         let (worker, layer) = (self.clone(), layer.clone());
         let work = move || {
@@ -145,23 +138,18 @@ impl Worker {
         Some(made(stored.clone(), store))
     }
 
-    fn make_archive(&self, tree: &Tree, layer: &Arc<Layer>, packing: Packing) -> Result<Option<Packed>, StepError> {
+    fn make_archive(&self, tree: &Tree, layer: &Arc<Layer>, packing: Packing) -> Result<Packed, StepError> {
         let doing = || format!("cannot pack layer {}", layer.id);
         let content = &self.layers.content;
         // Where another archive is here, its content is the layer's identity and must stay as it is.
         let stored = self.layers.stored_blob(layer).filter(|_| packing.epoch.is_none());
-        let (ingest, info, entries) = match &stored {
+        let (ingest, info) = match &stored {
             None => self.write_archive(tree, packing)?,
             Some(stored) => match self.write_archive_again(tree, layer, packing)? {
                 Some(same) => same,
                 None => self.recompress_archive(stored, packing)?,
             },
         };
-        if entries == 0 {
-            ingest.abort();
-            self.layers.update(layer, |r| r.empty = Some(true));
-            return Ok(None);
-        }
         ingest
             .commit(Some((&info.digest, info.size)))
             .map_err(|e| StepErrorKind::Other { context: doing(), source: Box::new(e) })?;
@@ -173,25 +161,24 @@ impl Worker {
         };
         if packing.epoch.is_none() {
             self.layers.update(layer, |record| {
-                record.empty = Some(false);
                 record.diff_id = Some(info.diff_id.clone());
                 record.blobs.insert(key(packing), descriptor.clone());
             });
         }
         let source = Arc::new(content.clone());
-        Ok(Some(Packed { descriptor, diff_id: info.diff_id, source, layer: layer.clone() }))
+        Ok(Packed { descriptor, diff_id: info.diff_id, source, layer: layer.clone() })
     }
 
-    /// Writes an archive of the files of a tree's top layer; with it, what it is and how many entries it has.
-    fn write_archive(&self, tree: &Tree, packing: Packing) -> Result<(Ingest, BlobInfo, u64), StepError> {
+    /// Writes an archive of the files of a tree's top layer; with it, what it is.
+    fn write_archive(&self, tree: &Tree, packing: Packing) -> Result<(Ingest, BlobInfo), StepError> {
         let mtimes = packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp);
         let options = DiffOptions { mtimes, userxattr: self.userxattr(), ..DiffOptions::default() };
         let source = self.layers.snapshots.diff_source(&tree.snapshots()?);
         let source = source.map_err(StepError::while_doing("cannot compare snapshots"))?;
         let mut ingest = self.archive_ingest()?;
         let written = cooper_layer::write_blob(|out| diff(&source, out, &options), &encoding(packing), &mut ingest);
-        let (info, stats) = written.map_err(StepError::while_doing("cannot write the archive of a layer"))?;
-        Ok((ingest, info, stats.entries))
+        let (info, _) = written.map_err(StepError::while_doing("cannot write the archive of a layer"))?;
+        Ok((ingest, info))
     }
 
     /// The same for a layer that was packed here before: reading its files is faster than inflating its archive. `None`
@@ -201,27 +188,27 @@ impl Worker {
         tree: &Tree,
         layer: &Layer,
         packing: Packing,
-    ) -> Result<Option<(Ingest, BlobInfo, u64)>, StepError> {
+    ) -> Result<Option<(Ingest, BlobInfo)>, StepError> {
         let record = layer.record();
         if record.chain.is_some() || layer.snapshot().is_none() {
             return Ok(None);
         }
-        let (ingest, info, entries) = self.write_archive(tree, packing)?;
+        let (ingest, info) = self.write_archive(tree, packing)?;
         if record.diff_id.as_ref() != Some(&info.diff_id) {
             ingest.abort();
             return Ok(None);
         }
-        Ok(Some((ingest, info, entries)))
+        Ok(Some((ingest, info)))
     }
 
     /// Compresses the content of a stored archive in another way.
-    fn recompress_archive(&self, stored: &Descriptor, packing: Packing) -> Result<(Ingest, BlobInfo, u64), StepError> {
+    fn recompress_archive(&self, stored: &Descriptor, packing: Packing) -> Result<(Ingest, BlobInfo), StepError> {
         let doing = || format!("cannot compress archive {} in another way", stored.digest);
         let reader = self.layers.content.reader(&stored.digest).map_err(StepError::while_doing(doing()))?;
         let from = Compression::of_media_type(&stored.media_type);
         let mut ingest = self.archive_ingest()?;
         let info = cooper_layer::recompress(reader, from, &encoding(packing), &mut ingest);
-        Ok((ingest, info.map_err(StepError::while_doing(doing()))?, 1))
+        Ok((ingest, info.map_err(StepError::while_doing(doing()))?))
     }
 
     pub(crate) fn archive_ingest(&self) -> Result<Ingest, StepError> {

@@ -155,7 +155,6 @@ impl Worker {
         }
         let dirs: Vec<PathBuf> = self.layer_dirs(&lowers)?;
         let diff_id = applied.diff_id.clone();
-        let empty = applied.entries == 0;
         let commit = move || {
             let root = Root::open(active.layer_dir()).map_err(StepError::while_doing(""))?;
             cooper_layer::finish(&root, &dirs, &applied).map_err(StepError::while_doing(""))?;
@@ -169,7 +168,6 @@ impl Worker {
         self.layers.update(layer, |record| {
             record.snapshot = Some(snapshot.as_str().to_owned());
             record.diff_id = Some(diff_id);
-            record.empty = Some(empty);
             record.blobs.insert(name.to_owned(), desc);
         });
         Ok(())

@@ -64,7 +64,7 @@ pub enum Error {
     #[error("a deferred output was used before it was known")]
     Deferred,
     /// Parts that cannot make an op.
-    #[error("cannot make {kind} op: {reason}")]
+    #[error("failed to marshal LLB definition: {reason} ({kind} op)")]
     Build {
         /// `exec`, `git`, …
         kind: &'static str,

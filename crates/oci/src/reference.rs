@@ -14,11 +14,8 @@ pub struct ImageRef {
 
 /// Why a string is no image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid reference format: {input:?}: {reason}")]
-pub struct ReferenceError {
-    input: String,
-    reason: String,
-}
+#[error("invalid reference format: {0}")]
+pub struct ReferenceError(String);
 
 const DEFAULT_HOST: &str = "docker.io";
 /// Longest repository name, host included, in characters.
@@ -101,7 +98,7 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(input: &str) -> Result<Self, ReferenceError> {
-        let fail = |reason: String| ReferenceError { input: input.to_owned(), reason };
+        let fail = |reason: String| ReferenceError(format!("{input:?}: {reason}"));
         let (name, digest) = match input.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|e| fail(e.to_string()))?)),
             None => (input, None),
@@ -138,11 +135,12 @@ impl FromStr for ImageRef {
             return Err(fail("the repository name is empty".to_owned()));
         }
         if let Some(bad) = path.split('/').find(|c| !is_path_component(c)) {
-            return Err(fail(if bad.bytes().any(|b| b.is_ascii_uppercase()) {
-                "repository name must be lowercase".to_owned()
+            return Err(if bad.bytes().any(|b| b.is_ascii_uppercase()) {
+                // Known from every tool, word for word.
+                ReferenceError(format!("repository name ({path}) must be lowercase"))
             } else {
-                format!("invalid repository component {bad:?}")
-            }));
+                fail(format!("invalid repository component {bad:?}"))
+            });
         }
         if host.len() + 1 + path.len() > MAX_NAME {
             return Err(fail(format!("repository name must not be more than {MAX_NAME} characters")));

@@ -478,7 +478,7 @@ impl<D: Domain> JobInner<D> {
         });
         match joined.wait().await {
             Ok(map) => {
-                self.report(node, joined.started(), false, None);
+                self.report(node, joined.started(), node.vertex.op.found(), None);
                 // A result that turns out to be kept is told later as cached.
                 node.reported.store(map.volatile, Ordering::Relaxed);
                 Ok(map)

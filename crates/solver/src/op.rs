@@ -39,6 +39,11 @@ pub trait Op<D: Domain>: Send + Sync + 'static {
         false
     }
 
+    /// Whether what `cache_map` found was here before: such a source is told as cached.
+    fn found(&self) -> bool {
+        false
+    }
+
     /// Whether `run` counts against the parallelism limit (processes do).
     fn takes_slot(&self) -> bool {
         false

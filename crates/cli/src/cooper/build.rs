@@ -10,7 +10,7 @@ use cooper_wire::control::VertexWarning;
 use super::flags::{FrontendFlags, frontend_attrs};
 use super::lint;
 use super::outputs::{OutputFlags, exports};
-use super::{EmbeddedFlags, GlobalFlags, context, named_context};
+use super::{EmbeddedFlags, GlobalFlags, context, dockerfile_url, named_context};
 use crate::client::build::{self, Build, Outcome};
 use crate::client::interrupt::Interrupt;
 use crate::client::output::{Destination, surroundings};
@@ -29,8 +29,8 @@ pub struct BuildFlags {
     output: OutputFlags,
     #[command(flatten)]
     frontend: FrontendFlags,
-    /// Name of the Dockerfile (default: PATH/Dockerfile), or `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
+    /// Name of the Dockerfile (default: PATH/Dockerfile), an HTTP(S) URL, or `-` for standard input
+    #[arg(short, long, value_name = "FILE | URL | -")]
     file: Option<String>,
     /// Additional build contexts (e.g. name=path, name=docker-image://alpine)
     #[arg(long, value_name = "NAME=VALUE")]
@@ -98,7 +98,12 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
         .map_err(|error| CliError::Usage(error.to_string()))?;
     // A display that draws over itself and a shell cannot share a terminal.
     let mode = if flags.on_error.is_some() && matches!(mode, Mode::Tty) { Mode::Plain } else { mode };
-    let (mut build, _context) = request(&flags)?;
+    let file = match flags.file.as_deref() {
+        None => context::File::Usual,
+        Some(url) if dockerfile_url::is_url(url) => context::File::Text(dockerfile_url::download(url).await?),
+        Some(name) => context::File::Named(name),
+    };
+    let (mut build, _context) = request(&flags, file)?;
     let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
     let subrequest = build.subrequest;
 
@@ -187,7 +192,7 @@ fn answer(outcome: &Outcome) -> Result<()> {
     }
 }
 
-fn request(flags: &BuildFlags) -> Result<(Build, context::Context)> {
+fn request(flags: &BuildFlags, file: context::File<'_>) -> Result<(Build, context::Context)> {
     let mut attrs = frontend_attrs(&flags.frontend, &process_env)?;
     let mut entitlements = pairs::entitlements(&flags.allow)?;
     if flags.frontend.uses_host_network() && !entitlements.iter().any(|name| name == "network.host") {
@@ -210,7 +215,7 @@ fn request(flags: &BuildFlags) -> Result<(Build, context::Context)> {
         attrs.insert("requestid".into(), id.into());
         attrs.insert("frontend.caps".into(), "moby.buildkit.frontend.subrequests".into());
     }
-    let context = context::resolve(&flags.context, flags.file.as_deref(), context::stdin())?;
+    let context = context::resolve(&flags.context, file, context::stdin())?;
     attrs.extend(context.attrs.clone());
     let mut locals = context.locals.clone();
     let named = named_context::resolve(&flags.build_context)?;

@@ -36,25 +36,28 @@ pub fn stdin() -> Input<std::io::Stdin> {
     if stdin.is_terminal() { Input::Terminal } else { Input::Piped(stdin) }
 }
 
+/// Which Dockerfile.
+pub enum File<'a> {
+    /// The usual one.
+    Usual,
+    /// That of a name; `-` is standard input.
+    Named(&'a str),
+    /// One whose text was fetched.
+    Text(Vec<u8>),
+}
+
 /// Reads the context argument and `-f`. Standard input is only touched when one of them is `-`.
-pub fn resolve(argument: &str, file: Option<&str>, stdin: Input<impl Read>) -> Result<Context> {
+pub fn resolve(argument: &str, file: File<'_>, stdin: Input<impl Read>) -> Result<Context> {
     let mut context = Context::default();
-    if file.is_some_and(|file| file.starts_with("http://") || file.starts_with("https://")) {
-        return Err(CliError::Unsupported(
-            "a Dockerfile by URL is not supported; download it and pipe it to -f -".into(),
-        ));
-    }
     if argument == "-" {
         context.take_stdin(file, stdin)?;
     } else if is_remote(argument) {
         context.attrs.insert("context".into(), argument.into());
         match file {
-            Some("-") => {
-                context.dockerfile_text(&read_dockerfile(stdin)?)?;
-                context.attrs.insert("dockerfilekey".into(), "dockerfile".into());
-            }
-            Some(name) => drop(context.attrs.insert("filename".into(), name.into())),
-            None => {}
+            File::Named("-") => context.dockerfile_beside(&read_dockerfile(stdin)?)?,
+            File::Text(text) => context.dockerfile_beside(&text)?,
+            File::Named(name) => drop(context.attrs.insert("filename".into(), name.into())),
+            File::Usual => {}
         }
     } else {
         context.directory(argument, file, stdin)?;
@@ -91,7 +94,7 @@ fn is_archive(head: &[u8]) -> bool {
 }
 
 impl Context {
-    fn directory(&mut self, argument: &str, file: Option<&str>, stdin: Input<impl Read>) -> Result<()> {
+    fn directory(&mut self, argument: &str, file: File<'_>, stdin: Input<impl Read>) -> Result<()> {
         let dir = PathBuf::from(argument);
         let metadata = std::fs::metadata(&dir)
             .map_err(|error| CliError::Usage(format!("unable to prepare context: path {argument:?}: {error}")))?;
@@ -99,8 +102,9 @@ impl Context {
             return Err(CliError::Usage(format!("unable to prepare context: {argument:?} is not a directory")));
         }
         match file {
-            Some("-") => self.dockerfile_text(&read_dockerfile(stdin)?)?,
-            Some(name) => {
+            File::Named("-") => self.dockerfile_text(&read_dockerfile(stdin)?)?,
+            File::Text(text) => self.dockerfile_text(&text)?,
+            File::Named(name) => {
                 let path = Path::new(name);
                 check_dockerfile(path)?;
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -108,7 +112,7 @@ impl Context {
                 self.locals.insert("dockerfile".into(), parent.unwrap_or(Path::new(".")).to_owned());
                 self.attrs.insert("filename".into(), base);
             }
-            None => {
+            File::Usual => {
                 // The frontend falls back to the lower-case name by itself.
                 if !dir.join("dockerfile").is_file() {
                     check_dockerfile(&dir.join("Dockerfile"))?;
@@ -120,8 +124,8 @@ impl Context {
         Ok(())
     }
 
-    fn take_stdin(&mut self, file: Option<&str>, stdin: Input<impl Read>) -> Result<()> {
-        if file == Some("-") {
+    fn take_stdin(&mut self, file: File<'_>, stdin: Input<impl Read>) -> Result<()> {
+        if matches!(file, File::Named("-")) {
             return Err(CliError::Usage(
                 "invalid argument: can't use stdin for both build context and dockerfile".into(),
             ));
@@ -134,10 +138,14 @@ impl Context {
         }
         if is_archive(&head) {
             self.upload = Some(Upload { head });
-            self.attrs.extend(file.map(|name| ("filename".to_owned(), name.to_owned())));
+            match file {
+                File::Usual => {}
+                File::Named(name) => drop(self.attrs.insert("filename".into(), name.into())),
+                File::Text(text) => self.dockerfile_beside(&text)?,
+            }
             return Ok(());
         }
-        if file.is_some() {
+        if !matches!(file, File::Usual) {
             return Err(CliError::Usage(
                 "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles".into(),
             ));
@@ -154,6 +162,13 @@ impl Context {
         std::fs::write(dir.join("Dockerfile"), text).map_err(CliError::file("cannot write", dir.join("Dockerfile")))?;
         self.locals.insert("dockerfile".into(), dir);
         self.attrs.insert("filename".into(), "Dockerfile".into());
+        Ok(())
+    }
+
+    /// The text counts before what the context has.
+    fn dockerfile_beside(&mut self, text: &[u8]) -> Result<()> {
+        self.dockerfile_text(text)?;
+        self.attrs.insert("dockerfilekey".into(), "dockerfile".into());
         Ok(())
     }
 
@@ -191,6 +206,11 @@ mod tests {
     use super::*;
 
     fn shown(argument: &str, file: Option<&str>, stdin: &'static [u8]) -> String {
+        let file = match file {
+            None => File::Usual,
+            Some(url) if url.starts_with("http") => File::Text(b"FROM b".to_vec()),
+            Some(name) => File::Named(name),
+        };
         match resolve(argument, file, Input::Piped(stdin)) {
             Err(error) => format!("! {error}"),
             Ok(context) => {
@@ -224,6 +244,19 @@ mod tests {
                 Some("-"),
                 b"FROM a",
                 "dockerfile=TMP context:git@h:r.git dockerfilekey:dockerfile filename:Dockerfile".into(),
+            ),
+            (path, Some("http://h/D"), b"", format!("context={path} dockerfile=TMP filename:Dockerfile")),
+            (
+                "https://h/r.git",
+                Some("http://h/D"),
+                b"",
+                "dockerfile=TMP context:https://h/r.git dockerfilekey:dockerfile filename:Dockerfile".into(),
+            ),
+            (
+                "-",
+                Some("http://h/D"),
+                gzip,
+                "dockerfile=TMP dockerfilekey:dockerfile filename:Dockerfile upload 7 bytes".into(),
             ),
             ("-", None, b"FROM a\n", "context=TMP dockerfile=TMP filename:Dockerfile".into()),
             ("-", None, gzip, "upload 7 bytes".into()),

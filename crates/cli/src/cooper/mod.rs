@@ -18,6 +18,7 @@ use crate::{block_on, daemon, parse};
 
 mod build;
 mod context;
+mod dockerfile_url;
 mod doctor;
 mod embedded;
 mod flags;

@@ -31,6 +31,7 @@ const ADVICE: &[(&[&str], &str)] = &[
     (&["failed to read dockerfile"], "name the Dockerfile with -f, relative to the current directory"),
     (&["secret", "not found"], "pass it with --secret id=NAME,src=FILE or --secret id=NAME,env=VARIABLE"),
     (&["no ssh handler"], "forward an agent with --ssh default, or a key with --ssh default=PATH"),
+    (&["no ssh key"], "forward an agent with --ssh default, or a key with --ssh default=PATH"),
     (&["unset ssh forward key"], "forward an agent with --ssh default, or a key with --ssh default=PATH"),
     (
         &["granting entitlement"],

@@ -285,6 +285,17 @@ impl Instruction {
         each!(self, inner => &inner.head)
     }
 
+    /// Its here-documents, in order.
+    pub fn heredocs(&self) -> &[Heredoc] {
+        match self {
+            Self::Add(add) => &add.heredocs,
+            Self::Copy(copy) => &copy.heredocs,
+            Self::Onbuild(onbuild) => &onbuild.heredocs,
+            Self::Run(run) => &run.heredocs,
+            _ => &[],
+        }
+    }
+
     /// The instruction's name in upper case.
     pub fn keyword(&self) -> &'static str {
         match self {

@@ -119,7 +119,7 @@ async fn lower_with(
     }
 
     let mut stages = Stages::plan(dockerfile, options, &platforms.target, &globals, resolver, findings)?;
-    let target = stages.target(target_name, dockerfile.stages.len())?;
+    let target = stages.target(target_name, dockerfile.stages.len() - 1)?;
     stages.connect()?;
 
     let source_map = source_map(dockerfile, options);

@@ -137,10 +137,9 @@ impl<'a> Stages<'a> {
     }
 
     /// The stage to build.
-    pub(super) fn target(&self, name: Option<&str>, stage_count: usize) -> Result<usize, Error> {
-        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(stage_count - 1) };
-        let number = || name.parse::<usize>().ok().filter(|number| *number < stage_count);
-        self.find(name).or_else(number).ok_or_else(|| {
+    pub(super) fn target(&self, name: Option<&str>, last: usize) -> Result<usize, Error> {
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(last) };
+        self.find(name).ok_or_else(|| {
             let suggestion = nearest(name, self.names(), false);
             Error::new(Cause::Target { name: name.to_owned(), suggestion })
         })

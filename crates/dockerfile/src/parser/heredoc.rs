@@ -45,6 +45,11 @@ pub(super) fn parse_word(word: &str) -> Result<Option<HeredocWord>, Problem> {
     Ok(Some(HeredocWord { name: name.clone(), fd, strip_tabs, expand: quotes(name) == quotes(&raw) }))
 }
 
+/// Whether a text is one heredoc word and nothing else.
+pub(crate) fn is_heredoc(text: &str) -> Result<bool, Problem> {
+    parse_word(text).map(|word| word.is_some())
+}
+
 /// Reads the bodies that belong to `words`. If one does not end, it is named.
 pub(super) fn read(words: Vec<HeredocWord>, lines: &mut Lines<'_>) -> Result<Vec<Heredoc>, String> {
     words.into_iter().map(|word| read_one(word, lines)).collect()

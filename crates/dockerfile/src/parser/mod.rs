@@ -17,6 +17,7 @@ pub use lines::MAX_LINE;
 pub use onbuild::{TriggerError, parse_onbuild_trigger};
 
 pub(crate) use directives::check_in_comment;
+pub(crate) use heredoc::is_heredoc;
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::instruction::{Directive, Dockerfile, EmptyContinuation, Head, Instruction, Stage};
@@ -130,7 +131,7 @@ impl Reading {
         let mut any = false;
         while let Some(statement) = reader.next(&mut self.diagnostics) {
             any = true;
-            self.statement(statement, &mut reader);
+            self.statement(source, statement, &mut reader);
         }
         if !any {
             let (line, end) = (reader.lines.number().max(1), source.text().len());
@@ -144,7 +145,7 @@ impl Reading {
         self.diagnostics.push(Diagnostic { problem, suggestion, span, first_line, last_line });
     }
 
-    fn statement(&mut self, mut statement: Statement<'_>, reader: &mut StatementReader<'_>) {
+    fn statement(&mut self, source: &Source, mut statement: Statement<'_>, reader: &mut StatementReader<'_>) {
         if !statement.blanks.is_empty() {
             self.empty_continuations.push(EmptyContinuation {
                 line: statement.last_line,
@@ -154,7 +155,16 @@ impl Reading {
         }
         let first_line = statement.first_line;
         match build::build(statement, reader.escape, &mut reader.lines) {
-            Ok(built) => self.built.push(built),
+            Ok(built) => {
+                let (span, last_line) = built.place();
+                // Comments among the lines may hold what they like.
+                let replaced =
+                    || source.is_replaced(first_line, last_line) && built.contains(char::REPLACEMENT_CHARACTER);
+                if replaced() {
+                    self.report(Fault::at(Problem::NotUtf8, span), first_line, last_line);
+                }
+                self.built.push(built);
+            }
             Err((fault, last_line)) => self.report(fault, first_line, last_line),
         }
     }

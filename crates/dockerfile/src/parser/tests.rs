@@ -592,3 +592,15 @@ proptest! {
         check_spans(&read(&format!("FROM x\n{text}")));
     }
 }
+
+#[test]
+fn bytes_that_are_not_utf_8_are_refused_where_they_count() {
+    let check = |text: &[u8]| {
+        let parsed = parse(Arc::new(Source::from_bytes("Dockerfile", text)));
+        parsed.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(check(b"FROM a\nENV A=\xff\nRUN b\n"), @"dockerfile parse error on line 2: string field contains invalid UTF-8: the file is to be in UTF-8, other bytes belong into a file to COPY");
+    insta::assert_snapshot!(check(b"FROM a\nCOPY <<E /b\n\xe9\nE\n"), @"dockerfile parse error on line 2: string field contains invalid UTF-8: the file is to be in UTF-8, other bytes belong into a file to COPY");
+    assert_eq!(check(b"# \xe9\nFROM a\nRUN b \\\n# \xe9\n  c\n"), "");
+    assert_eq!(check("FROM a\nRUN \u{fffd}\n".as_bytes()), "");
+}

@@ -192,7 +192,7 @@ pub async fn gather(
             cache.records[record].results.push(StepResult { created, expires: None, layers: stack });
         }
     }
-    let layers = archives.known.into_values().flatten().flatten();
+    let layers = archives.known.into_values().flatten();
     let layers = layers.map(|packed| (packed.descriptor.digest.clone(), packed)).collect();
     let mut cache = cache.normalized();
     let mut documents = HashMap::new();
@@ -206,11 +206,11 @@ pub async fn gather(
     Ok(Gathered { cache, layers, documents })
 }
 
-/// Archives of layers, each looked for once. `None`: it cannot be had; `Some(None)`: the layer changes nothing.
+/// Archives of layers, each looked for once. `None`: it cannot be had.
 struct Archives<'a> {
     bridge: &'a Bridge,
     packing: Packing,
-    known: HashMap<LayerId, Option<Option<Packed>>>,
+    known: HashMap<LayerId, Option<Packed>>,
 }
 
 impl Archives<'_> {
@@ -225,7 +225,7 @@ impl Archives<'_> {
             }
             match self.known.get(&layer.id)? {
                 None => return None,
-                Some(archive) => stack.extend(archive.clone()),
+                Some(archive) => stack.push(archive.clone()),
             }
         }
         Some(stack)
@@ -262,8 +262,7 @@ pub(crate) fn inline_records(bridge: &Bridge, root: &Ref, image: &[Packed]) -> O
         .map(|(i, p)| Layer { descriptor: p.descriptor.clone(), parent: i.checked_sub(1), created: None })
         .collect();
     for (record, tree) in trees {
-        let layers = tree.layers().iter().filter(|l| l.record().empty != Some(true));
-        let stack: Option<Vec<usize>> = layers.map(|l| numbers.get(&l.id).copied()).collect();
+        let stack: Option<Vec<usize>> = tree.layers().iter().map(|l| numbers.get(&l.id).copied()).collect();
         if let Some(layers) = stack.filter(|s| !s.is_empty()) {
             cache.records[record].results.push(StepResult { created: None, expires: None, layers });
         }

@@ -268,7 +268,6 @@ async fn make(bridge: &Bridge, prepared: &Prepared, bars: &Bars) -> Result<Made,
         let base = entry("containerimage.base.config").map(|config| base_layers(&config)).unwrap_or_default();
         let jobs = std::slice::from_ref(bridge.job());
         let packed = bridge.worker().pack_above(&tree, &base, packing, jobs).await?;
-        let packed: Vec<Packed> = packed.into_iter().flatten().collect();
         let records = root_of(result, &platform).filter(|_| bridge.inline_cache());
         let records = records.and_then(|root| inline_records(bridge, root, &packed));
         blobs.extend(packed.iter().map(|p| (p.descriptor.digest.clone(), p.source.clone())));

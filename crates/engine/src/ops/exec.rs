@@ -223,9 +223,9 @@ pub(crate) fn process_spec(
     let mut env = meta.env.clone();
     let has = |env: &[String], name: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name));
     for (name, value) in proxy_env(meta.proxy_env.as_ref()) {
-        if !has(&env, &name) {
-            env.push(format!("{name}={value}"));
-        }
+        // The build's proxy counts before what the file says: that is its default.
+        env.retain(|entry| entry.split_once('=').is_none_or(|(known, _)| known != name));
+        env.push(format!("{name}={value}"));
     }
     env.extend(secret_env.iter().map(|(name, value)| format!("{name}={value}")));
     if let Some(socket) = ssh_socket

@@ -228,6 +228,11 @@ impl Run {
 
     fn one(&mut self, k: usize, action: &pb::FileAction) -> Result<State, StepError> {
         let kind = action.action.as_ref().ok_or_else(|| StepError::refused("a file action has no kind"))?;
+        if let Some(nowhere) = owner(action).into_iter().flat_map(named_inputs).find(|input| *input < 0) {
+            return Err(StepError::refused(format!(
+                "invalid user index: {nowhere} (an empty file system, as below --link, has no names of users: give numbers)"
+            )));
+        }
         let target_place = self.op.place(action.input);
         // Sources first: committing one must not happen while the target is open on top of it.
         let source = match kind {

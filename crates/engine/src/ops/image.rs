@@ -13,7 +13,13 @@ use cooper_attest::{Capture, ImageSource};
 use cooper_oci::{Digest, Digester, ImageRef, Platform};
 use cooper_solver::{CacheMap, Op, OpContext};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// An image source bound to a worker.
 pub struct ImageOp {
@@ -27,6 +33,8 @@ pub struct ImageOp {
     vertex: Digest,
     /// What it resolved to; equal vertices of concurrent builds share the op.
     resolved: Mutex<Option<(Digest, Tree)>>,
+    /// Whether the layers were known before.
+    found: AtomicBool,
 }
 
 impl ImageOp {
@@ -63,8 +71,8 @@ impl ImageOp {
             let mode = mode(attr("image.resolvemode").map_or("", String::as_str));
             Place::Registry { reference: reference.with_default_tag(), mode }
         };
-        let (name, resolved) = (rest.to_owned(), Mutex::default());
-        Ok(Self { worker: worker.clone(), place, name, platform, layer_limit, checksum, kind, vertex, resolved })
+        let (name, resolved, found) = (rest.to_owned(), Mutex::default(), AtomicBool::new(false));
+        Ok(Self { worker: worker.clone(), place, name, platform, layer_limit, checksum, kind, vertex, resolved, found })
     }
 
     async fn tree(&self, cx: &OpContext<Build>) -> Result<Tree, StepError> {
@@ -74,6 +82,8 @@ impl ImageOp {
         let jobs = cx.jobs();
         let resolve = self.worker.resolve_image(&self.place, &self.platform, self.checksum.as_ref(), &jobs);
         let image = cx.step(&format!("resolve {}", self.name), resolve).await?;
+        let known = self.worker.knows_image(&image, self.layer_limit);
+        self.found.store(known, Ordering::Relaxed);
         let tree = self.worker.image_tree(&image, &self.name, self.layer_limit, self.kind, &self.vertex)?;
         *self.resolved.lock() = Some((image.digest().clone(), tree.clone()));
         Ok(tree)
@@ -120,5 +130,9 @@ impl Op<Build> for ImageOp {
 
     fn resolves(&self) -> bool {
         true
+    }
+
+    fn found(&self) -> bool {
+        self.found.load(Ordering::Relaxed)
     }
 }

@@ -1,7 +1,7 @@
 //! The build context: a directory of the client, a git repository, something behind a URL, or another build's result.
 
-use super::options::Request;
-use cooper_engine::{Bridge, BuildError, FailureClass, Ref};
+use super::options::{Request, invalid};
+use cooper_engine::{Bridge, BuildError, Ref};
 use cooper_llb::{Action, Copy, Git, GitRef, Http, Meta, Output, file, path, pb};
 
 /// The client's name for the build context, and the option with its address.
@@ -120,7 +120,7 @@ pub async fn unpacked(bridge: &Bridge, directory: &Output, name: &str) -> Result
 
 /// Makes a source part of the build.
 pub async fn load(bridge: &Bridge, output: &Output) -> Result<Ref, BuildError> {
-    let empty = || BuildError::new(FailureClass::InvalidArgument, "invalid nil input definition to definition op");
+    let empty = || invalid("invalid nil input definition to definition op".to_owned());
     bridge.load(output.marshal()?).await?.ok_or_else(empty)
 }
 
@@ -133,7 +133,7 @@ pub fn is_url(address: &str) -> bool {
 pub fn git(address: &str, keep_git_dir: bool, times_of_commit: bool) -> Result<Option<Output>, BuildError> {
     let parsed = match GitRef::parse(address) {
         Ok(parsed) => parsed,
-        Err(error) if error.is_git() => return Err(BuildError::new(FailureClass::InvalidArgument, error.to_string())),
+        Err(error) if error.is_git() => return Err(invalid(error.to_string())),
         Err(_) => return Ok(None),
     };
     let mut source: Git = parsed.source();

@@ -1,8 +1,11 @@
 //! Named contexts: what options put in place of stages, images and addresses.
 
-use super::{context, options::Request};
+use super::{
+    context,
+    options::{Request, invalid},
+};
 use cooper_dockerfile::lower::{ContextRequest, Files, NamedContext, context_key};
-use cooper_engine::{Bridge, BuildError, FailureClass, bridge::ResolveOptions};
+use cooper_engine::{Bridge, BuildError, bridge::ResolveOptions};
 use cooper_llb::{Http, Image, Local, Meta, OciLayout, Output, pb};
 use cooper_oci::{ImageConfig, ImageRef, Platform};
 use std::collections::BTreeMap;
@@ -38,10 +41,6 @@ fn find(request: &Request, name: &str, platform: &Platform) -> Option<Defined> {
         let value = request.opts.get(&format!("context:{key}"))?;
         Some(Defined { key, name: name.clone(), value: value.clone() })
     })
-}
-
-fn invalid(message: String) -> BuildError {
-    BuildError::new(FailureClass::InvalidArgument, message)
 }
 
 fn files(output: Output) -> NamedContext {

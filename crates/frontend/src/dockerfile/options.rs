@@ -29,8 +29,9 @@ pub struct Request {
 
 const BUILD_ARG: &str = "build-arg:";
 
+/// A request that makes no sense. Its class is what clients know from other builders: they print any other one.
 pub(super) fn invalid(message: String) -> BuildError {
-    BuildError::new(FailureClass::InvalidArgument, message)
+    BuildError::new(FailureClass::Unknown, message)
 }
 
 impl Request {

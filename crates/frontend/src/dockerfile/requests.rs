@@ -1,6 +1,6 @@
 //! Subrequests: answers about the file instead of a build of it.
 
-use super::{build::Prepared, caps, options::Request};
+use super::{build::Prepared, caps, options::Request, warnings};
 use cooper_dockerfile::{
     Range,
     lint::Linter,
@@ -38,8 +38,15 @@ fn result(answer: &Answer) -> BuildResult {
 
 async fn outline(prepared: &Prepared<'_>) -> Result<BuildResult, BuildError> {
     let origin = prepared.origin();
-    let dockerfile = prepared.parse()?.into_result().map_err(|e| origin.parse_error(&e))?;
+    let mut linter = prepared.linter()?;
+    let parsed = prepared.parse()?;
+    linter.check_syntax(&parsed);
+    let dockerfile = parsed.into_result().map_err(|e| origin.parse_error(&e))?;
     let lowered = prepared.lower(&dockerfile, None, false).await.map_err(|e| origin.lowering_error(&e))?;
+    for finding in &lowered.findings {
+        linter.add(&dockerfile, finding);
+    }
+    warnings::Shown::default().send(prepared.bridge, &origin, &linter);
     Ok(result(&subrequest::outline(prepared.source, &lowered.outline)))
 }
 

@@ -101,8 +101,8 @@ fn execs_need_a_program_and_a_directory() {
     let no_args = Exec { args: vec![], ..exec(&[]) }.outputs(Meta::default()).unwrap_err();
     let no_cwd = Exec { cwd: String::new(), ..exec(&["x"]) }.outputs(Meta::default()).unwrap_err();
     insta::assert_snapshot!(format!("{no_args}\n{no_cwd}"), @"
-    cannot make exec op: arguments are required
-    cannot make exec op: working directory is required
+    failed to marshal LLB definition: arguments are required (exec op)
+    failed to marshal LLB definition: working directory is required (exec op)
     ");
 }
 

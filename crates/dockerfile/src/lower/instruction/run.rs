@@ -124,10 +124,7 @@ fn words(run: &StageRun<'_>, command: &Run, text: &mut String, mounts: &mut Vec<
 
 /// Whether a command is one here-document and nothing else: `<<EOF`, `3<<-"EOF"`.
 fn is_only_heredoc(line: &str) -> bool {
-    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
-    let Some(word) = rest.strip_prefix("<<") else { return false };
-    let word = word.strip_prefix('-').unwrap_or(word);
-    !word.contains('<') && matches!(Expander::default().process_words(word, &()).as_deref(), Ok([_]))
+    matches!(crate::parser::is_heredoc(line), Ok(true))
 }
 
 /// A command for the history: the declared arguments and their values in front, as `|2 a=1 b=2`.
@@ -172,6 +169,7 @@ mod tests {
             ("<<EOF", true),
             ("3<<-'E OF'", true),
             ("<< EOF", true),
+            ("<<$EOF", true),
             ("<<EOF bash", false),
             ("cat <<EOF", false),
             ("<<A <<B", false),

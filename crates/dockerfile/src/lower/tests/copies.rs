@@ -207,7 +207,7 @@ fn copies_that_are_refused() {
     unexpected query "what"
     variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround
     invalid stage index 7
-    failed to parse stage name "Nope": invalid reference format: "Nope": repository name must be lowercase
+    failed to parse stage name "Nope": invalid reference format: repository name (library/Nope) must be lowercase
     cannot copy from stage "b", it needs to be defined before current stage "a"
     "#);
 }

@@ -57,7 +57,7 @@ fn targets() {
     stage-2 1/2] FROM docker.io/library/alpine:latest@sha256:…" | stage-2 2/2] RUN 3"
     one 1/2] FROM docker.io/library/alpine:latest@sha256:…" | one 2/2] RUN 1"
     two 1/2] FROM docker.io/library/alpine:latest@sha256:…" | two 2/2] RUN 2"
-    stage-2 1/2] FROM docker.io/library/alpine:latest@sha256:…" | stage-2 2/2] RUN 3"
+    target stage "2" could not be found
     target stage "tow" could not be found (did you mean two?)
     "#);
 }
@@ -186,7 +186,7 @@ fn bases_that_are_refused() {
     empty platform value from expression $TARGETPLATFRM (did you mean TARGETPLATFORM?)
     failed to parse platform nonsense: "nonsense": unknown operating system or architecture: invalid argument
     failed to process arguments for platform ${A:?b}: failed to process "${A:?b}": A: b
-    failed to parse stage name "UPPER": invalid reference format: "UPPER": repository name must be lowercase
+    failed to parse stage name "UPPER": invalid reference format: repository name (library/UPPER) must be lowercase
     alpnie: docker.io/library/alpnie:latest: not found (did you mean alpine?)
     biuld: docker.io/library/biuld:latest: not found (did you mean build?)
     "#);

@@ -38,6 +38,29 @@ pub(super) enum Built {
     Instruction(Instruction),
 }
 
+impl Built {
+    fn head(&self) -> &Head {
+        match self {
+            Self::From(from) => &from.head,
+            Self::Instruction(instruction) => instruction.head(),
+        }
+    }
+
+    /// Where it stands, and its last line.
+    pub fn place(&self) -> (Span, u32) {
+        (self.head().span, self.head().last_line)
+    }
+
+    /// Whether a character is in its text or in its here-documents.
+    pub fn contains(&self, wanted: char) -> bool {
+        let documents = match self {
+            Self::From(_) => &[][..],
+            Self::Instruction(instruction) => instruction.heredocs(),
+        };
+        self.head().text.contains(wanted) || documents.iter().any(|document| document.content.contains(wanted))
+    }
+}
+
 /// An instruction's arguments, cut up as the table says.
 #[derive(Debug)]
 enum Args<'l> {
