@@ -77,11 +77,6 @@ impl Plan {
     pub(crate) fn times(&self, st: &sys::Stat) -> Timestamps {
         self.time.map_or_else(|| sys::times(st), Time::stamps)
     }
-
-    /// Whether every file stays as it is, so that there is nothing to look up before linking it.
-    pub(crate) fn keeps_all(&self) -> bool {
-        self.owner.is_none() && self.mode.is_none() && self.time.is_none()
-    }
 }
 
 /// Carries out a copy action.
@@ -166,7 +161,7 @@ fn copy_one(executor: &mut Executor, plan: &Plan, source: &Stack, src: &str, des
         Top::Leaf(st, level, name) => {
             let (parent, new_name) = place.slot.ok_or_else(|| Error::IsADirectory(place.path.clone()))?;
             let new = NewLeaf { parent: &parent, name: &new_name, path: &place.path, fresh: false };
-            walk.leaf(&level, &name, Some(&st), st.st_ino, sys::kind(&st), new)?;
+            walk.leaf(&level, &name, &st, new)?;
         }
         Top::Dir(dir) => {
             walk.start(dir, src, place.slot, place.dir, place.path)?;

@@ -1,5 +1,6 @@
 //! Applying actions to one active snapshot.
 
+use crate::aliases::Aliases;
 use crate::data::Mover;
 use crate::path::{Resolved, c_name, clean, join, resolve, text};
 use crate::stack::Stack;
@@ -44,6 +45,7 @@ pub struct Inputs<'a> {
 pub struct Executor {
     pub(crate) target: Target,
     pub(crate) mover: Mover,
+    pub(crate) aliases: Aliases,
     pub(crate) links: Links,
     pub(crate) copies: u32,
     mount: Mount,
@@ -59,6 +61,7 @@ impl Executor {
         Ok(Self {
             target: Target::open(target)?,
             mover: Mover::default(),
+            aliases: Aliases::default(),
             links,
             copies: 0,
             mount: target.clone(),
@@ -97,6 +100,12 @@ impl Executor {
 
     pub(crate) fn check_canceled(&self) -> Result<(), Error> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::Canceled) } else { Ok(()) }
+    }
+
+    /// Whether a file of a committed layer may become a file of the target by a link.
+    pub(crate) fn may_link(&mut self, st: &sys::Stat) -> bool {
+        let lower = self.target.dirs.split_last().map_or(&[][..], |(_, lower)| lower);
+        self.aliases.allow(st, lower)
     }
 
     /// The target as it was given.

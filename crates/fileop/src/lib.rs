@@ -13,6 +13,7 @@
 //! belong here.
 
 mod action;
+mod aliases;
 mod archive;
 mod copy;
 mod data;

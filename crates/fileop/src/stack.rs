@@ -95,7 +95,6 @@ pub(crate) enum Node {
 pub(crate) struct Item {
     pub name: CString,
     pub kind: FileType,
-    pub ino: u64,
     /// Index of the topmost level that has it.
     level: usize,
 }
@@ -157,7 +156,7 @@ impl Dir {
                 if self.levels.len() > 1 && !seen.insert(entry.name.clone()) || removed {
                     continue;
                 }
-                items.push(Item { name: entry.name, kind: entry.kind, ino: entry.ino, level: at });
+                items.push(Item { name: entry.name, kind: entry.kind, level: at });
             }
         }
         Ok(items)

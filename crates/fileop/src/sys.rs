@@ -73,7 +73,6 @@ pub(crate) fn is_whiteout(st: &Stat) -> bool {
 pub(crate) struct Listed {
     pub name: CString,
     pub kind: FileType,
-    pub ino: u64,
 }
 
 /// The names in `dir`, without `.` and `..`, in the file system's order.
@@ -95,7 +94,7 @@ pub(crate) fn list(dir: BorrowedFd<'_>) -> Result<Vec<Listed>, Errno> {
                 None => continue,
             }
         }
-        out.push(Listed { name: name.to_owned(), kind, ino: entry.ino() });
+        out.push(Listed { name: name.to_owned(), kind });
     }
     Ok(out)
 }

@@ -115,12 +115,9 @@ impl Walk<'_> {
         let fresh = frame.fresh;
         let level = frame.source.level(item).clone();
         let new = NewLeaf { parent: &parent, name: &item.name, path, fresh };
-        if self.links && self.plan.keeps_all() && matches!(item.kind, FileType::RegularFile | FileType::Symlink) {
-            return self.leaf(&level, &item.name, None, item.ino, item.kind, new);
-        }
         let source_path = join(&frame.source_path, name);
         let st = stat_leaf(&level, item, &source_path)?;
-        self.leaf(&level, &item.name, Some(&st), st.st_ino, item.kind, new)
+        self.leaf(&level, &item.name, &st, new)
     }
 
     /// Opens a directory below the current one.
@@ -202,16 +199,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Copies anything but a directory. Without `st` it is known to stay as it is.
+    /// Copies anything but a directory.
     pub(crate) fn leaf(
         &mut self,
         level: &Level,
         name: &CString,
-        st: Option<&sys::Stat>,
-        ino: u64,
-        kind: FileType,
+        st: &sys::Stat,
         new: NewLeaf<'_>,
     ) -> Result<(), Error> {
+        let kind = sys::kind(st);
         let fail = |call, e: Errno| Error::at(call, new.path, e);
         if !new.fresh {
             if new.parent.child(new.name, new.path)?.is_dir() && !self.plan.always_replace {
@@ -220,7 +216,7 @@ impl Walk<'_> {
             new.parent.clear(new.name, new.path)?;
         }
         let to = new.parent.writable().map_err(|e| fail("open", e))?;
-        let key = (level.layer, ino);
+        let key = (level.layer, st.st_ino);
         if let Some(first) = self.first_names.get(&key) {
             let root = self.executor.target.root().writable().map_err(|e| fail("link", e))?;
             match rustix::fs::linkat(root, first.as_c_str(), to, new.name.as_c_str(), AtFlags::empty()) {
@@ -230,23 +226,14 @@ impl Walk<'_> {
                 Err(e) => return Err(fail("link", e)),
             };
         }
-        let unchanged = st.is_none_or(|st| self.plan.wanted(st).is(st));
-        if self.links && unchanged && kind != FileType::Socket {
+        let wanted = self.plan.wanted(st);
+        if self.links && kind != FileType::Socket && wanted.is(st) && self.executor.may_link(st) {
             let claim = Claim { copy: self.claim, layer: level.layer };
-            let linked = self.executor.mover.link(level, name, ino, claim, to, new.name);
+            let linked = self.executor.mover.link(level, name, st.st_ino, claim, to, new.name);
             if linked.map_err(|e| fail("link", e))? {
                 return Ok(());
             }
         }
-        let looked_up;
-        let st = if let Some(st) = st {
-            st
-        } else {
-            let found = sys::stat(level.fd(), name).map_err(|e| fail("lstat", e))?;
-            looked_up = found.ok_or_else(|| fail("lstat", Errno::NOENT))?;
-            &looked_up
-        };
-        let wanted = self.plan.wanted(st);
         self.executor.mover.copy(level, name, st, &wanted, to, new.name).map_err(|e| Error::at("copy", new.path, e))?;
         if kind == FileType::RegularFile && st.st_nlink > 1 {
             let relative = CString::new(new.path.trim_start_matches('/')).map_err(|_| fail("link", Errno::INVAL))?;

@@ -335,6 +335,29 @@ fn hard_links_stay_and_none_are_invented() {
 }
 
 #[test]
+fn what_is_below_already_is_not_linked_once_more() {
+    use std::os::unix::fs::MetadataExt;
+    let store = Store::new();
+    // Large enough to be worth a link.
+    let source = store.layer("source", "f /a 644 0:0 A");
+    std::fs::File::options().write(true).open(source.join("a")).unwrap().set_len(1 << 20).unwrap();
+    let mtime = std::fs::metadata(source.join("a")).unwrap().modified().unwrap();
+    let number = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().ino();
+    let copied = |name: &str, lower: &[std::path::PathBuf], to: &str| {
+        let actions = [Action::Copy(Box::new(copy("/a", to)))];
+        upper(&apply(&store, name, lower, &tree(std::slice::from_ref(&source)), &actions).unwrap())
+    };
+    let other = store.layer("other", "f /o 644 0:0 O");
+    let first = copied("first", &[other.clone()], "/x");
+    assert_eq!(number(first.join("x")), number(source.join("a")), "the first is linked");
+    let second = copied("second", &[other.clone(), first.clone()], "/y");
+    assert_ne!(number(second.join("y")), number(first.join("x")), "the second must not be the same file");
+    assert_eq!(std::fs::metadata(second.join("y")).unwrap().modified().unwrap(), mtime);
+    let elsewhere = copied("elsewhere", &[other], "/y");
+    assert_eq!(number(elsewhere.join("y")), number(source.join("a")), "another tree may have it");
+}
+
+#[test]
 fn a_linked_file_is_never_written_through() {
     let store = Store::new();
     let source = store.layer("source", "f /a 644 0:0 original");

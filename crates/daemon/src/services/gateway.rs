@@ -73,8 +73,11 @@ fn existing(gateway: &Gateway, id: &str) -> Result<Ref, Status> {
     gateway.find(id).map_err(fail)?.ok_or_else(|| Status::not_found("no such file: the result is empty"))
 }
 
+/// A ref without an id is an empty result. It has a definition all the same: in a map a message without any field would
+/// be sent as a key without a value, which clients in Go read as a null pointer.
 fn wire_ref(r: Option<&Ref>) -> pb::Ref {
-    r.map(|r| pb::Ref { id: r.id().to_owned(), def: Some(r.definition().clone()) }).unwrap_or_default()
+    let (id, def) = r.map(|r| (r.id().to_owned(), r.definition().clone())).unwrap_or_default();
+    pb::Ref { id, def: Some(def) }
 }
 
 fn wire_result(result: &BuildResult) -> pb::Result {
@@ -89,7 +92,9 @@ fn wire_result(result: &BuildResult) -> pb::Result {
     let list = |list: &Vec<Attestation>| pb::Attestations {
         attestation: list.iter().filter_map(Attestation::to_wire).collect(),
     };
-    let attestations = result.attestations.iter().map(|(key, a)| (key.clone(), list(a))).collect();
+    let attestations = result.attestations.iter().map(|(key, a)| (key.clone(), list(a)));
+    // What the engine adds later is not for clients; for an empty list see `wire_ref`.
+    let attestations = attestations.filter(|(_, list)| !list.attestation.is_empty()).collect();
     pb::Result { result: refs, metadata: result.metadata.clone(), attestations }
 }
 

@@ -55,10 +55,12 @@ fn record(record: &BuildRecord) -> control::BuildHistoryRecord {
         attestations,
         results: record.results.iter().map(|(i, d)| (*i as i64, descriptor(d))).collect(),
     });
-    let by_platform = record.attestations.iter().filter(|(key, _)| !key.is_empty()).map(|(key, list)| {
-        let info = control::BuildResultInfo { attestations: statements(list), ..control::BuildResultInfo::default() };
-        (key.clone(), info)
-    });
+    let by_platform =
+        record.attestations.iter().filter(|(key, list)| !key.is_empty() && !list.is_empty()).map(|(key, list)| {
+            let info =
+                control::BuildResultInfo { attestations: statements(list), ..control::BuildResultInfo::default() };
+            (key.clone(), info)
+        });
     let exporters = record.exporters.iter();
     let exporters = exporters.map(|e| control::Exporter { r#type: e.kind.clone(), attrs: e.attrs.clone() });
     control::BuildHistoryRecord {

@@ -163,11 +163,14 @@ impl Transfer<'_> {
         if self.parents {
             // What is left of the pivot is not kept at the destination.
             let (above, below) = source.split_once("/./").unwrap_or(("/", source));
-            let pattern = paths::normalize("/", below, os, false)?;
-            if !cooper_fsmatch::has_wildcards(above) && !cooper_fsmatch::has_wildcards(&pattern) {
+            let pattern = path::clean(&paths::normalize("/", below, os, false)?);
+            let all = pattern == "/";
+            if !all && !cooper_fsmatch::has_wildcards(above) && !cooper_fsmatch::has_wildcards(&pattern) {
                 required.push(path::clean(&paths::normalize("/", &path::join(above, &pattern), os, false)?));
             }
-            include.push(pattern.trim_start_matches('/').to_owned());
+            if !all {
+                include.push(pattern.trim_start_matches('/').to_owned());
+            }
             dir = above;
         }
         Ok(Copy {
