@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// The parameters of a build, for one target platform.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The stage to build, by name or number; the last when absent.
+    /// The stage to build, by name; the last when absent.
     pub target: Option<String>,
     /// Values of arguments. Predefined ones (platforms, proxies, `SOURCE_DATE_EPOCH`) are given here as well.
     pub build_args: BTreeMap<String, String>,
