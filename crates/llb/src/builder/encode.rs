@@ -254,7 +254,7 @@ impl SourceTable {
         if let Some(index) = self.known.get(&Arc::as_ptr(map)) {
             return *index;
         }
-        let position = self.maps.iter().position(|other| other == map).unwrap_or_else(|| {
+        let position = self.maps.iter().position(|other| other.is_same_file(map)).unwrap_or_else(|| {
             self.maps.push(Arc::clone(map));
             self.maps.len() - 1
         });

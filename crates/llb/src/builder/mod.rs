@@ -109,6 +109,17 @@ pub struct SourceMap {
     pub definition: Option<pb::Definition>,
 }
 
+impl SourceMap {
+    /// Whether both are one file from one place. What a definition says beside its ops may have changed on the way
+    /// through a client.
+    fn is_same_file(&self, other: &Self) -> bool {
+        let place = |map: &Self| map.definition.as_ref().map(|definition| definition.def.last().cloned());
+        let (here, there) = (place(self), place(other));
+        let one_place = here.is_none() || there.is_none() || here == there;
+        one_place && (&self.filename, &self.language, &self.data) == (&other.filename, &other.language, &other.data)
+    }
+}
+
 /// An op: immutable, its inputs known by handle.
 #[derive(Debug)]
 struct Node {

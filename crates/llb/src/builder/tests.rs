@@ -274,6 +274,26 @@ fn sources_of_ops_are_listed_once() {
 }
 
 #[test]
+fn a_source_that_went_through_a_client_is_the_same_source() {
+    let from = |definition: pb::Definition| {
+        let (filename, data) = ("Dockerfile".to_owned(), b"FROM a".to_vec());
+        let map = SourceMap { filename, data, definition: Some(definition), ..SourceMap::default() };
+        Arc::new(map)
+    };
+    let place = image().marshal().unwrap();
+    let mut retold = place.clone();
+    retold.metadata.clear();
+    let mut elsewhere = place.clone();
+    elsewhere.def.pop();
+    let infos = |second: pb::Definition| {
+        let a = file(&image(), vec![Action::Rm(Rm::default())], Meta::default().at(&from(place.clone()), Vec::new()));
+        let b = file(&a, vec![Action::Rm(Rm::default())], Meta::default().at(&from(second), Vec::new()));
+        b.marshal().unwrap().source.unwrap().infos.len()
+    };
+    assert_eq!((infos(retold), infos(elsewhere)), (1, 2));
+}
+
+#[test]
 fn diffs_groups_and_nested_builds() {
     let changed = exec(&["x"]).outputs(Meta::default().on(&platform())).unwrap().root;
     let delta = diff(&image(), &changed, Meta::default());
