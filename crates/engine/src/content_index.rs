@@ -9,7 +9,32 @@ use crate::{
 use cooper_fileop::index::{LayerIndex, Selector, Tree as IndexTree};
 use cooper_oci::{Digest, Digester};
 use cooper_solver::OpContext;
-use std::{path::PathBuf, sync::Arc};
+use parking_lot::Mutex;
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+
+/// Indexes that stay in memory, since the next build is likely to ask for them again. The others are read from their files.
+#[derive(Default)]
+pub(crate) struct KeptIndexes(Mutex<VecDeque<Arc<LayerIndex>>>);
+
+/// Entries of indexes that are kept: some 10 MB. The last index is kept however large it is.
+const KEPT_ENTRIES: usize = 80_000;
+/// Indexes that are kept: more than any image has layers.
+const KEPT_INDEXES: usize = 256;
+
+impl KeptIndexes {
+    fn keep(&self, index: &Arc<LayerIndex>) {
+        let mut kept = self.0.lock();
+        if kept.back().is_some_and(|last| Arc::ptr_eq(last, index)) {
+            return;
+        }
+        kept.retain(|one| !Arc::ptr_eq(one, index));
+        kept.push_back(index.clone());
+        let mut entries: usize = kept.iter().map(|one| one.entry_count()).sum();
+        while kept.len() > KEPT_INDEXES || entries > KEPT_ENTRIES && kept.len() > 1 {
+            entries -= kept.pop_front().map_or(0, |one| one.entry_count());
+        }
+    }
+}
 
 /// Suffix of the file beside a snapshot's directory that keeps its index.
 const INDEX_SUFFIX: &str = "index";
@@ -57,8 +82,14 @@ impl Worker {
     }
 
     fn layer_index(&self, layer: &Layer) -> Result<Arc<LayerIndex>, StepError> {
-        if let Some(index) = layer.index.get() {
-            return Ok(index.clone());
+        // Held while the index is made: whoever else wants it waits instead of making it, too.
+        let mut place = layer.index.lock();
+        if let Some(index) = place.upgrade() {
+            // That of a received directory is kept beside the directory, as long as it says what is there.
+            if layer.borrowed_dir().is_none() {
+                self.kept_indexes.keep(&index);
+            }
+            return Ok(index);
         }
         let dir = self.layer_dir(layer)?;
         let kept = self.index_file(layer).and_then(|file| std::fs::read(file).ok());
@@ -67,8 +98,9 @@ impl Worker {
             None => LayerIndex::scan(&dir, self.userxattr()).map_err(StepError::while_doing(""))?,
         };
         let index = Arc::new(index);
-        layer.index.set(index.clone()).ok();
-        Ok(layer.index.get().cloned().unwrap_or(index))
+        *place = Arc::downgrade(&index);
+        self.kept_indexes.keep(&index);
+        Ok(index)
     }
 
     fn index_file(&self, layer: &Layer) -> Option<PathBuf> {
@@ -79,7 +111,7 @@ impl Worker {
     /// Keeps what was hashed just now, so that the next build need not.
     fn save_indexes(&self, tree: &Tree) {
         for layer in tree.layers() {
-            let Some(index) = layer.index.get() else { continue };
+            let Some(index) = layer.index.lock().upgrade() else { continue };
             if let Some(file) = self.index_file(layer)
                 && index.take_learnt()
                 && let Err(error) = std::fs::write(&file, index.encode())

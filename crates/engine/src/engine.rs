@@ -279,6 +279,7 @@ impl Engine {
             credentials: config.credentials,
             indexes: root.join(layout::INDEXES),
             file_lists: crate::explain::files::FileLists::open(root.join(layout::FILE_LISTS)),
+            kept_indexes: crate::content_index::KeptIndexes::default(),
             sources: Mutex::default(),
             names: Arc::new(ImageNames::open(meta.clone())?),
             losses: Arc::default(),

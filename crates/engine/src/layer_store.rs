@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -186,8 +186,8 @@ pub struct Layer {
     pub(crate) portable: Mutex<[Option<LayerId>; 2]>,
     /// The directories that hold deletions, once they were needed; they go with the layer.
     pub(crate) skeleton: Mutex<Option<Option<SnapshotId>>>,
-    /// Content index of the layer's directory, once something asked for it.
-    pub(crate) index: std::sync::OnceLock<Arc<cooper_fileop::index::LayerIndex>>,
+    /// Content index of the layer's directory, while somebody keeps it.
+    pub(crate) index: Mutex<Weak<cooper_fileop::index::LayerIndex>>,
 }
 
 /// A directory used in place, kept from changing by `lease`.
@@ -215,7 +215,7 @@ impl Layer {
             packing: tokio::sync::Mutex::new(()),
             portable: Mutex::default(),
             skeleton: Mutex::default(),
-            index: std::sync::OnceLock::new(),
+            index: Mutex::default(),
         }
     }
 

@@ -185,7 +185,7 @@ impl LocalDir {
     pub fn tree(self: &Arc<Self>, description: &str) -> Tree {
         let layer = Layer::borrow(self.files(), Box::new(self.clone()), description);
         if let Some((_, index)) = &*self.index.lock() {
-            layer.index.set(index.clone()).ok();
+            *layer.index.lock() = Arc::downgrade(index);
         }
         Tree::new(vec![Arc::new(layer)])
     }

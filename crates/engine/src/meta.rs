@@ -17,6 +17,8 @@ use std::{
 const FORMAT: &str = "1";
 /// How long after the last write of a burst the batch is made durable.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Bytes of the file that are kept in memory. Nearly everything is read once, at the start.
+const CACHE: usize = 1 << 20;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
@@ -119,7 +121,7 @@ impl Meta {
         let fail = |action| {
             move |source: redb::Error| MetaError::Database { action, path: path.to_owned(), source: Box::new(source) }
         };
-        let db = Database::builder().set_cache_size(1 << 20).create(path).map_err(|e| fail("open")(e.into()))?;
+        let db = Database::builder().set_cache_size(CACHE).create(path).map_err(|e| fail("open")(e.into()))?;
         let setup = || -> Result<String, redb::Error> {
             let txn = db.begin_write()?;
             for table in Table::ALL {
@@ -151,21 +153,22 @@ impl Meta {
 
     /// Every record of a table.
     pub fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, MetaError> {
-        let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+        // Decoded row by row: all rows at once would be a second copy of the table.
+        let read = || -> Result<Result<Vec<(String, T)>, MetaError>, redb::Error> {
             let txn = self.db.begin_read()?;
-            let table = txn.open_table(table.definition())?;
-            table
-                .iter()?
-                .map(|row| row.map(|(k, v)| (k.value().to_owned(), v.value().to_vec())).map_err(Into::into))
-                .collect()
+            let rows = txn.open_table(table.definition())?;
+            let mut records = Vec::new();
+            for row in rows.iter()? {
+                let (key, value) = row?;
+                let key = key.value().to_owned();
+                match serde_json::from_slice(value.value()) {
+                    Ok(record) => records.push((key, record)),
+                    Err(source) => return Ok(Err(MetaError::Record { path: self.path.clone(), table, key, source })),
+                }
+            }
+            Ok(Ok(records))
         };
-        let rows = read().map_err(|source| self.fail("read", source))?;
-        rows.into_iter()
-            .map(|(key, value)| match serde_json::from_slice(&value) {
-                Ok(record) => Ok((key, record)),
-                Err(source) => Err(MetaError::Record { path: self.path.clone(), table, key, source }),
-            })
-            .collect()
+        read().map_err(|source| self.fail("read", source))?
     }
 
     /// One record, as of the last batch that was written.

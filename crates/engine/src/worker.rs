@@ -61,6 +61,8 @@ pub struct Worker {
     pub indexes: PathBuf,
     /// Which files content digests stand for.
     pub(crate) file_lists: crate::explain::files::FileLists,
+    /// Content indexes that were used last.
+    pub(crate) kept_indexes: crate::content_index::KeptIndexes,
     /// Files from URLs.
     pub http: cooper_source::http::HttpSource,
     /// Git repositories.

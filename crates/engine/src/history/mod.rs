@@ -6,6 +6,7 @@
 mod collected;
 mod filter;
 mod record;
+mod shelf;
 mod statistics;
 mod trace;
 mod trace_json;
@@ -20,7 +21,7 @@ use crate::{
     build_error::BuildError,
     engine::BuildRequest,
     explain::Explanation,
-    meta::{Meta, MetaError, Table},
+    meta::{Meta, MetaError},
     status::BuildStatus,
 };
 use collected::Collected;
@@ -30,6 +31,7 @@ use cooper_wire::spans::ResourceSpans;
 use filter::Filters;
 use parking_lot::Mutex;
 use prost::Message as _;
+use shelf::Shelf;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -119,7 +121,6 @@ pub struct NoRecord(String);
 
 /// The records of one root directory.
 pub struct History {
-    meta: Arc<Meta>,
     content: Store,
     limits: HistoryLimits,
     describe: Option<DescribeError>,
@@ -129,10 +130,9 @@ pub struct History {
     changes: broadcast::Sender<HistoryEvent>,
 }
 
-#[derive(Default)]
 struct Lists {
     active: BTreeMap<String, Arc<BuildRecord>>,
-    ended: HashMap<String, Arc<BuildRecord>>,
+    ended: Shelf,
     /// Ended builds whose clients may still send spans, with their own.
     settling: HashMap<String, (TraceId, ResourceSpans)>,
     statistics: BuildStatistics,
@@ -147,10 +147,10 @@ impl History {
         describe: Option<DescribeError>,
         spans: Option<Arc<dyn SpanSink>>,
     ) -> Result<Self, MetaError> {
-        let ended = meta.all::<BuildRecord>(Table::History)?.into_iter().map(|(id, r)| (id, Arc::new(r))).collect();
-        let lists = Mutex::new(Lists { ended, ..Lists::default() });
+        let (active, settling, statistics) = Default::default();
+        let lists = Mutex::new(Lists { active, ended: Shelf::open(meta)?, settling, statistics });
         let (changes, collected) = (broadcast::channel(BACKLOG).0, Collected::default());
-        let history = Self { meta, content, limits, describe, spans, collected, lists, changes };
+        let history = Self { content, limits, describe, spans, collected, lists, changes };
         history.expire();
         Ok(history)
     }
@@ -169,7 +169,7 @@ impl History {
 
     /// The record of an ended build.
     pub fn get(&self, id: &str) -> Option<Arc<BuildRecord>> {
-        self.lists.lock().ended.get(id).cloned()
+        self.lists.lock().ended.get(id)
     }
 
     /// Everything that matches now, and changes from now on. Ended builds come newest first.
@@ -186,7 +186,8 @@ impl History {
         let mut events: Vec<HistoryEvent> =
             lists.active.values().filter(wanted).cloned().map(HistoryEvent::Started).collect();
         if !query.active_only {
-            let mut ended: Vec<_> = lists.ended.values().filter(wanted).cloned().collect();
+            let mut ended = lists.ended.all();
+            ended.retain(|record| wanted(&record));
             ended.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
             if query.limit > 0 {
                 ended.truncate(query.limit);
@@ -199,13 +200,13 @@ impl History {
     /// Keeps a record from expiring, or lets it expire again.
     pub fn pin(&self, id: &str, pinned: bool) -> Result<(), NoRecord> {
         let mut lists = self.lists.lock();
-        let record = lists.ended.get_mut(id).ok_or_else(|| NoRecord(id.to_owned()))?;
+        let mut record = lists.ended.get(id).ok_or_else(|| NoRecord(id.to_owned()))?;
         if record.pinned != pinned {
-            let changed = Arc::make_mut(record);
+            let changed = Arc::make_mut(&mut record);
             changed.pinned = pinned;
             changed.generation += 1;
-            self.meta.put(Table::History, id, changed);
-            self.tell(HistoryEvent::Completed(record.clone()));
+            lists.ended.put(record.clone());
+            self.tell(HistoryEvent::Completed(record));
         }
         Ok(())
     }
@@ -215,12 +216,12 @@ impl History {
         let mut lists = self.lists.lock();
         let Some(record) = lists.ended.remove(id) else { return };
         lists.settling.remove(id);
-        self.meta.delete(Table::History, id);
         self.tell(HistoryEvent::Deleted(id.to_owned()));
-        for blob in record.own_blobs() {
-            let needed = lists.ended.values().any(|r| r.own_blobs().any(|b| b.digest == blob.digest));
-            if !needed && let Err(error) = self.content.delete(&blob.digest) {
-                tracing::warn!(%error, digest = %blob.digest, "a blob of a deleted build record cannot be removed");
+        for blob in &record.own {
+            if !lists.ended.owns(blob)
+                && let Err(error) = self.content.delete(blob)
+            {
+                tracing::warn!(%error, digest = %blob, "a blob of a deleted build record cannot be removed");
             }
         }
     }
@@ -228,23 +229,29 @@ impl History {
     /// Blobs that belong to records alone: logs, traces, errors.
     pub fn own_blobs(&self) -> Vec<Digest> {
         let lists = self.lists.lock();
-        lists.ended.values().flat_map(|r| r.own_blobs().map(|b| b.digest.clone())).collect()
+        lists.ended.briefs().flat_map(|(_, brief)| brief.own.iter().cloned()).collect()
     }
 
     /// Documents of results that records point to.
     pub(crate) fn results(&self) -> Vec<Descriptor> {
-        self.lists.lock().ended.values().flat_map(|r| r.results.values().cloned()).collect()
+        self.lists.lock().ended.briefs().flat_map(|(_, brief)| brief.results.iter().cloned()).collect()
     }
 
     /// Removes what is too old.
     fn expire(&self) {
-        let mut records: Vec<_> = self.lists.lock().ended.values().filter(|r| !r.pinned).cloned().collect();
-        records.sort_by_key(|r| std::cmp::Reverse(r.completed));
-        for record in records.iter().skip(self.limits.max_entries) {
-            let age = record.completed.and_then(|t| SystemTime::now().duration_since(t).ok());
-            if age.is_some_and(|age| age > self.limits.max_age) {
-                self.delete(&record.id);
-            }
+        let now = SystemTime::now();
+        let lists = self.lists.lock();
+        let unpinned = lists.ended.briefs().filter(|(_, brief)| !brief.pinned);
+        let mut records: Vec<_> = unpinned.map(|(id, brief)| (brief.completed, id)).collect();
+        records.sort_by_key(|(completed, _)| std::cmp::Reverse(*completed));
+        let old = |completed: &Option<SystemTime>| {
+            completed.and_then(|t| now.duration_since(t).ok()).is_some_and(|age| age > self.limits.max_age)
+        };
+        let expired = records.into_iter().skip(self.limits.max_entries).filter(|(completed, _)| old(completed));
+        let expired: Vec<String> = expired.map(|(_, id)| id.clone()).collect();
+        drop(lists);
+        for id in expired {
+            self.delete(&id);
         }
     }
 
@@ -293,14 +300,13 @@ impl History {
         let mut lists = self.lists.lock();
         let Some((trace, own)) = lists.settling.remove(id) else { return };
         let collected = self.collected.of(&trace);
-        let Some(record) = lists.ended.get_mut(id).filter(|_| !collected.is_empty()) else { return };
+        let Some(mut record) = lists.ended.get(id).filter(|_| !collected.is_empty()) else { return };
         let spans = trace_json::encode(collected.iter().chain([&own]));
-        let changed = Arc::make_mut(record);
+        let changed = Arc::make_mut(&mut record);
         let before = changed.trace.take();
         changed.trace = self.store(media_types::TRACE, &spans);
-        self.meta.put(Table::History, id, changed);
-        let record = record.clone();
-        let alone = before.filter(|b| !lists.ended.values().any(|r| r.own_blobs().any(|o| o.digest == b.digest)));
+        lists.ended.put(record.clone());
+        let alone = before.filter(|b| !lists.ended.owns(&b.digest));
         if let Some(blob) = alone
             && let Err(error) = self.content.delete(&blob.digest)
         {
@@ -355,11 +361,10 @@ impl History {
             self.settle(record.id.clone(), trace_id, own);
         }
         let record = Arc::new(record);
-        self.meta.put(Table::History, &record.id, &*record);
         let mut lists = self.lists.lock();
         lists.active.remove(&record.id);
         lists.statistics.count(&record);
-        lists.ended.insert(record.id.clone(), record.clone());
+        lists.ended.put(record.clone());
         self.tell(HistoryEvent::Completed(record));
         drop(lists);
         self.expire();
@@ -484,9 +489,12 @@ mod tests {
     use super::*;
 
     fn history(dir: &std::path::Path, limits: HistoryLimits) -> Arc<History> {
-        let meta = Arc::new(Meta::open(&dir.join("meta")).unwrap());
+        over(&Arc::new(Meta::open(&dir.join("meta")).unwrap()), dir, limits)
+    }
+
+    fn over(meta: &Arc<Meta>, dir: &std::path::Path, limits: HistoryLimits) -> Arc<History> {
         let content = Store::open(dir.join("content")).unwrap();
-        Arc::new(History::open(meta, content, limits, None, None).unwrap())
+        Arc::new(History::open(meta.clone(), content, limits, None, None).unwrap())
     }
 
     fn run(history: &Arc<History>, id: &str, error: Option<&str>) {
@@ -548,14 +556,15 @@ mod tests {
     #[test]
     fn records_expire_unless_pinned_and_survive_reopening() {
         let dir = tempfile::tempdir().unwrap();
-        let long = history(dir.path(), HistoryLimits::default());
+        let meta = Arc::new(Meta::open(&dir.path().join("meta")).unwrap());
+        let long = over(&meta, dir.path(), HistoryLimits::default());
         for id in ["a", "b", "c"] {
             run(&long, id, None);
         }
         long.pin("a", true).unwrap();
         assert!(long.pin("x", true).is_err());
-        long.meta.flush();
-        drop(long);
+        meta.flush();
+        drop((long, meta));
         let short = history(dir.path(), HistoryLimits { max_age: Duration::ZERO, max_entries: 1 });
         assert_eq!(list(&short, HistoryQuery::default()), "completed c, completed a");
         assert_eq!(short.get("a").unwrap().generation, 1);

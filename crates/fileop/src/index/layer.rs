@@ -32,6 +32,13 @@ pub struct LayerIndex {
     learnt: AtomicBool,
 }
 
+impl LayerIndex {
+    /// The number of entries, the root among them.
+    pub fn entry_count(&self) -> usize {
+        self.entries.len()
+    }
+}
+
 /// A piece of [`LayerIndex::bytes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
