@@ -185,10 +185,14 @@ pub struct Layer {
     /// The layers that say the same wherever they lie, by [`crate::splice::Form`], once one was needed.
     pub(crate) portable: Mutex<[Option<LayerId>; 2]>,
     /// The directories that hold deletions, once they were needed; they go with the layer.
-    pub(crate) skeleton: Mutex<Option<Option<SnapshotId>>>,
+    pub(crate) skeleton: Mutex<Option<Skeleton>>,
     /// Content index of the layer's directory, while somebody keeps it.
     pub(crate) index: Mutex<Weak<cooper_fileop::index::LayerIndex>>,
 }
+
+/// Where the directories of a layer that hold deletions are kept apart; nowhere when the layer deletes nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Skeleton(pub Option<SnapshotId>);
 
 /// A directory used in place, kept from changing by `lease`.
 pub struct Borrowed {
@@ -403,7 +407,7 @@ impl LayerStore {
             self.chains.write().remove(chain);
         }
         let files = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok());
-        for snapshot in files.into_iter().chain(layer.skeleton.lock().take().flatten()) {
+        for snapshot in files.into_iter().chain(layer.skeleton.lock().take().and_then(|skeleton| skeleton.0)) {
             if let Err(error) = self.snapshots.remove(&snapshot) {
                 tracing::warn!(%error, %snapshot, "the files of a removed layer stay; swept at the next start");
             }

@@ -15,7 +15,7 @@
 
 use crate::{
     domain::StepError,
-    layer_store::{Layer, LayerRecord, RecordType},
+    layer_store::{Layer, LayerRecord, RecordType, Skeleton},
     tree::Tree,
     worker::Worker,
 };
@@ -222,7 +222,7 @@ impl Worker {
     /// The directories of a layer that hold whiteouts, as a snapshot of its own.
     fn skeleton(&self, layer: &Layer) -> Result<Option<SnapshotId>, StepError> {
         let mut known = layer.skeleton.lock();
-        if let Some(known) = &*known {
+        if let Some(Skeleton(known)) = &*known {
             return Ok(known.clone());
         }
         let snapshots = &self.layers.snapshots;
@@ -237,7 +237,7 @@ impl Worker {
             }
             made = Some(snapshots.commit(active).map_err(failed)?);
         }
-        *known = Some(made.clone());
+        *known = Some(Skeleton(made.clone()));
         Ok(made)
     }
 }

@@ -137,7 +137,7 @@ fn cases() -> Vec<(&'static str, pb::Definition, &'static str)> {
         (
             "odd owner",
             files(vec![Action::Mkfile(pb::FileActionMkFile { owner: named_owner("nobody-here"), ..mkfile("/f") })]),
-            "",
+            "invalid user index: -1",
         ),
         // Steps
         ("zero in arguments", meta(|m| m.args.push("a\0b".into())), ""),
@@ -222,7 +222,6 @@ const HARMLESS: &[&str] = &[
     "mkdir outside",
     "copy nothing",
     "odd times",
-    "odd owner",
     "a variable without a name",
     "a group outside",
     "a mount outside",
