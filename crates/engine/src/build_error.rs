@@ -1,6 +1,6 @@
 //! Why a build failed, with everything that a client can show about it.
 
-use crate::{domain::StepError, status::SourceRanges};
+use crate::{domain::StepError, progress::status::SourceRanges};
 use bytes::Bytes;
 use cooper_oci::Digest;
 use std::{error::Error, fmt, sync::Arc};

@@ -2,9 +2,11 @@
 
 use crate::{
     domain::{Build, StepError},
-    layer_store::{millis, random_id},
-    meta::{Meta, MetaError, Table},
-    tree::Tree,
+    layers::{
+        store::{millis, random_id},
+        tree::Tree,
+    },
+    records::meta::{Meta, MetaError, Table},
     worker::Worker,
 };
 use cooper_oci::Digester;

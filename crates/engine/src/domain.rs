@@ -1,6 +1,11 @@
 //! The solver's types for container builds: what a vertex makes, what belongs to a build, how a step fails.
 
-use crate::{compatibility::Compatibility, grants::Grants, layer_store::random_id, status::BuildStatus, tree::Tree};
+use crate::{
+    compatibility::Compatibility,
+    layers::{store::random_id, tree::Tree},
+    policy::grants::Grants,
+    progress::status::BuildStatus,
+};
 use cooper_oci::Digest;
 use cooper_sandbox::ExitCause;
 use cooper_solver::Domain;
@@ -55,9 +60,9 @@ pub struct BuildJob {
     /// Registries as the build's sessions are known to them.
     pub(crate) registry: OnceLock<cooper_registry::Client>,
     /// What its sources stand for.
-    pub(crate) pins: crate::source_access::Pins,
+    pub(crate) pins: crate::sources::access::Pins,
     /// Which sources it may use.
-    pub policy: crate::policy::SourcePolicy,
+    pub policy: crate::policy::rules::SourcePolicy,
     /// Whether the filesystems of a failed step are kept for the client to look at.
     pub keep_failed: AtomicBool,
     /// Its steps go through a proxy that writes down what they fetch.
@@ -86,8 +91,8 @@ impl BuildJob {
             packed: CancellationToken::new(),
             last_output: AtomicBool::new(false),
             registry: OnceLock::new(),
-            pins: crate::source_access::Pins::default(),
-            policy: crate::policy::SourcePolicy::default(),
+            pins: crate::sources::access::Pins::default(),
+            policy: crate::policy::rules::SourcePolicy::default(),
             keep_failed: AtomicBool::new(false),
             proxy_network: false,
             usage: Mutex::default(),
@@ -297,5 +302,5 @@ impl fmt::Display for Chain<'_> {
 
 /// The digest under which a piece of work that is no vertex of the graph is shown.
 pub fn internal_vertex(name: &str) -> Digest {
-    Digest::of(format!("{name} {}", crate::layer_store::random_id()))
+    Digest::of(format!("{name} {}", crate::layers::store::random_id()))
 }

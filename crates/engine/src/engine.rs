@@ -1,7 +1,6 @@
 //! The engine: one root directory, one solver, many builds.
 
 use crate::{
-    bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
     build_error::{BuildError, FailureClass},
     cache_mounts::CacheMounts,
     caches::{self, Background, CacheExport, CacheSpec},
@@ -9,20 +8,25 @@ use crate::{
     domain::{Build, BuildJob},
     explain,
     exporting::{Exporter, ExporterSpec, made, verify, warn},
-    frontend_image::GatewayServer,
-    gateway::{Driven, Gateway},
-    grants::Grants,
+    gateway::{
+        bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
+        driven::{Driven, Gateway},
+        frontend_image::GatewayServer,
+    },
     history::{DescribeError, History, HistoryLimits, Recording, SpanSink, TraceContext},
-    image_names::ImageNames,
-    key_store::{KeyExplained, PersistentKeys},
-    layer_store::LayerStore,
-    locals::Locals,
-    meta::{Meta, MetaError, Table},
-    policy::SourcePolicy,
+    layers::store::LayerStore,
+    policy::{grants::Grants, rules::SourcePolicy},
+    progress::{
+        status::{BuildStatus, StatusReader},
+        status_log::RecordedLog,
+    },
     provenance::{self, Asked, Origins, ProvenanceConfig},
-    status::{BuildStatus, StatusReader},
-    status_log::RecordedLog,
-    usage::GcPolicy,
+    records::{
+        keys::{KeyExplained, PersistentKeys},
+        meta::{Meta, MetaError, Table},
+        usage::GcPolicy,
+    },
+    sources::{image_names::ImageNames, locals::Locals},
     worker::{Worker, WorkerConfig},
 };
 use cooper_llb::{CapSet, pb};
@@ -279,7 +283,7 @@ impl Engine {
             credentials: config.credentials,
             indexes: root.join(layout::INDEXES),
             file_lists: crate::explain::files::FileLists::open(root.join(layout::FILE_LISTS)),
-            kept_indexes: crate::content_index::KeptIndexes::default(),
+            kept_indexes: crate::layers::content_index::KeptIndexes::default(),
             sources: Mutex::default(),
             names: Arc::new(ImageNames::open(meta.clone())?),
             losses: Arc::default(),
@@ -491,7 +495,7 @@ impl Engine {
         }
         let mut warnings = verify::platforms(&requested, result)?;
         if exporters.is_empty() && !warnings.is_empty() {
-            crate::internal_step::run(bridge.status(), "Verifying build result", async |step| {
+            crate::progress::internal_step::run(bridge.status(), "Verifying build result", async |step| {
                 warn(bridge, step.vertex(), &warnings);
                 Ok::<_, BuildError>(())
             })
@@ -644,7 +648,7 @@ struct Outgoing {
 /// The client's side of a build that it drives itself.
 struct OpenGateway {
     driven: Driven,
-    returned: tokio::sync::oneshot::Receiver<crate::gateway::Returned>,
+    returned: tokio::sync::oneshot::Receiver<crate::gateway::driven::Returned>,
 }
 
 impl OpenGateway {
@@ -711,7 +715,7 @@ fn worker_info(
     let id = match meta.get::<String>(Table::Settings, "worker-id")? {
         Some(id) => id,
         None => {
-            let id = crate::layer_store::random_id();
+            let id = crate::layers::store::random_id();
             meta.put(Table::Settings, "worker-id", &id);
             id
         }

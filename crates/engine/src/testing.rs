@@ -2,11 +2,11 @@
 
 use crate::{
     BuildRequest, Engine, EngineConfig,
-    bridge::Bridge,
     domain::{Build, BuildJob},
-    grants::Grants,
+    gateway::bridge::Bridge,
+    policy::grants::Grants,
+    progress::status::BuildStatus,
     provenance::Asked,
-    status::BuildStatus,
 };
 use cooper_oci::Digest;
 use cooper_solver::OpContext;

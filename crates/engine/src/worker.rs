@@ -3,12 +3,13 @@
 use crate::{
     cache_mounts::CacheMounts,
     domain::{Build, StepError, StepErrorKind},
-    image_names::ImageNames,
-    layer_store::{Layer, LayerRecord, LayerStore, RecordType},
-    locals::Locals,
+    layers::{
+        splice::Form,
+        store::{Layer, LayerRecord, LayerStore, RecordType},
+        tree::Tree,
+    },
     ops::SourceOp,
-    splice::Form,
-    tree::Tree,
+    sources::{image_names::ImageNames, locals::Locals},
 };
 use cooper_layer::{ApplyOptions, Compression, DiffOptions, Mtimes};
 use cooper_mount::Mount;
@@ -62,7 +63,7 @@ pub struct Worker {
     /// Which files content digests stand for.
     pub(crate) file_lists: crate::explain::files::FileLists,
     /// Content indexes that were used last.
-    pub(crate) kept_indexes: crate::content_index::KeptIndexes,
+    pub(crate) kept_indexes: crate::layers::content_index::KeptIndexes,
     /// Files from URLs.
     pub http: cooper_source::http::HttpSource,
     /// Git repositories.
@@ -152,7 +153,7 @@ impl WriteTree {
         if self.active.whiteouts() == Whiteouts::Remove {
             return Ok(());
         }
-        crate::splice::drop_untouched(self.active.layer_dir(), &self.worker.layer_dirs(&self.base)?, paths)
+        crate::layers::splice::drop_untouched(self.active.layer_dir(), &self.worker.layer_dirs(&self.base)?, paths)
     }
 
     /// The same, as a given kind of record.
@@ -268,7 +269,7 @@ impl Worker {
         let (lower, upper) = (self.read(lower)?.root()?, self.read(upper)?.root()?);
         let write = self.write(&Tree::default())?;
         let target = Root::open(write.active.layer_dir()).map_err(StepError::while_doing(doing()))?;
-        let whiteouts = crate::unpack::whiteout_format(&write.active);
+        let whiteouts = crate::layers::unpack::whiteout_format(&write.active);
         let exact = DiffOptions { mtimes: Mtimes::Exact, ..DiffOptions::default() };
         let (reader, writer) = std::io::pipe().map_err(StepError::while_doing(doing()))?;
         std::thread::scope(|scope| {

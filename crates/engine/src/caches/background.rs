@@ -1,8 +1,8 @@
 //! Exports to remote caches that go on after their build has returned, and what became of earlier ones.
 
 use crate::{
-    layer_store::{millis, random_id},
-    meta::{Meta, MetaError, Table},
+    layers::store::{millis, random_id},
+    records::meta::{Meta, MetaError, Table},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

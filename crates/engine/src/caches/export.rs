@@ -7,11 +7,10 @@ use super::{
     publish::{self, Target},
 };
 use crate::{
-    bridge::{Bridge, BuildResult},
     build_error::BuildError,
-    internal_step,
-    pack::Packing,
-    status::BuildStatus,
+    gateway::bridge::{Bridge, BuildResult},
+    layers::pack::Packing,
+    progress::{internal_step, status::BuildStatus},
 };
 use cooper_layer::Compression;
 use cooper_remote_cache::{Backend, Role, Version, attachments, boolean};

@@ -2,13 +2,15 @@
 //! archives of the layers that are worth sending.
 
 use crate::{
-    bridge::{Bridge, BuildResult, Ref},
     build_error::BuildError,
     domain::Build,
     explain::{attachments, canonical_record},
-    layer_store::LayerId,
-    pack::{Packed, Packing},
-    tree::Tree,
+    gateway::bridge::{Bridge, BuildResult, Ref},
+    layers::{
+        pack::{Packed, Packing},
+        store::LayerId,
+        tree::Tree,
+    },
 };
 use cooper_content::BlobSource;
 use cooper_oci::{Digest, annotations};

@@ -2,12 +2,14 @@
 
 use super::{CacheSpec, cache_id, open};
 use crate::{
-    bridge::Bridge,
     build_error::BuildError,
     domain::{Build, BuildJob, Chain},
-    internal_step::{self, Step},
-    layer_store::{Layer, LayerRecord, Provider, RecordType},
-    tree::Tree,
+    gateway::bridge::Bridge,
+    layers::{
+        store::{Layer, LayerRecord, Provider, RecordType},
+        tree::Tree,
+    },
+    progress::internal_step::{self, Step},
     worker::Worker,
 };
 use async_trait::async_trait;
@@ -283,7 +285,7 @@ impl Imported {
         let mut record = LayerRecord::new(RecordType::Regular, description, below.tops());
         record.diff_id = Some(layer.diff_id.clone());
         if let Some(created) = layer.created {
-            record.created = crate::layer_store::millis(SystemTime::from(created));
+            record.created = crate::layers::store::millis(SystemTime::from(created));
         }
         record
     }

@@ -1,7 +1,7 @@
 //! Sending a cache: layers that are missing, then the document; what others wrote meanwhile stays.
 
 use super::gather::{self, Gathered};
-use crate::{build_error::BuildError, domain::Chain, internal_step::Step};
+use crate::{build_error::BuildError, domain::Chain, progress::internal_step::Step};
 use cooper_oci::{Descriptor, Digest};
 use cooper_remote_cache::{Backend, Cache, Error, Published, Version, Watched};
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};

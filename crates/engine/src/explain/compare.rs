@@ -8,8 +8,8 @@ use super::{
     travel::{self, Travelled},
 };
 use crate::{
-    bridge::Bridge, caches::ImportOutcome, domain::Build, engine::EngineInner, layer_store::millis,
-    status::VertexStatus,
+    caches::ImportOutcome, domain::Build, engine::EngineInner, gateway::bridge::Bridge, layers::store::millis,
+    progress::status::VertexStatus,
 };
 use cooper_oci::Digest;
 use cooper_solver::{Identity, Key, KeyInput, KeyRecord, Vertex};

@@ -1,7 +1,7 @@
 //! Facts that travel with remote caches: named parts of ops, files behind content digests.
 
 use super::{compare::parts, files::FileList, parts::Parts};
-use crate::{bridge::Bridge, caches::ImportOutcome};
+use crate::{caches::ImportOutcome, gateway::bridge::Bridge};
 use cooper_content::BlobSource;
 use cooper_oci::{Descriptor, Digest};
 use cooper_remote_cache::{Cache, Memory, RecordKind, attachments::FACTS};

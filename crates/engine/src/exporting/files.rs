@@ -2,10 +2,10 @@
 
 use super::{image::trees, progress::Bars, statements};
 use crate::{
-    bridge::{Bridge, BuildResult, Refs},
     build_error::BuildError,
     domain::StepError,
-    internal_step::Step,
+    gateway::bridge::{Bridge, BuildResult, Refs},
+    progress::internal_step::Step,
     worker::ReadTree,
 };
 use bytes::Bytes;

@@ -2,15 +2,17 @@
 
 use super::{progress::Bars, statements};
 use crate::{
-    bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::BuildError,
     caches::inline_records,
     compatibility::Compatibility,
     domain::StepError,
-    internal_step::Step,
-    pack::{Packed, Packing},
+    gateway::bridge::{Bridge, BuildResult, Ref, Refs},
+    layers::{
+        pack::{Packed, Packing},
+        tree::Tree,
+    },
+    progress::internal_step::Step,
     sbom,
-    tree::Tree,
     worker::Worker,
 };
 use async_trait::async_trait;

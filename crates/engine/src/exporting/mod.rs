@@ -9,9 +9,9 @@ pub(crate) mod verify;
 pub(crate) use statements::Loose;
 
 use crate::{
-    bridge::{Bridge, BuildResult},
     build_error::BuildError,
-    internal_step,
+    gateway::bridge::{Bridge, BuildResult},
+    progress::internal_step,
 };
 use base64::Engine as _;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! An export's steps as progress bars of its vertex.
 
-use crate::internal_step::Step;
+use crate::progress::internal_step::Step;
 use cooper_export::Progress;
 use cooper_solver::StatusUpdate;
 use parking_lot::Mutex;

@@ -1,9 +1,11 @@
 //! Statements on their way out: bundles taken apart, contents read, subjects filled in.
 
 use crate::{
-    attestation::{Attestation, Content, Kind, Subject, keys},
-    bridge::{DirQuery, Ref},
     build_error::BuildError,
+    gateway::{
+        attestation::{Attestation, Content, Kind, Subject, keys},
+        bridge::{DirQuery, Ref},
+    },
 };
 use bytes::Bytes;
 use cooper_attest::{PREDICATE_PROVENANCE_PREFIX, Statement, digest_map};

@@ -1,8 +1,8 @@
 //! Whether a result is for the platforms that were asked for. What differs is worth a warning, not a failure.
 
 use crate::{
-    bridge::{BuildResult, Refs},
     build_error::BuildError,
+    gateway::bridge::{BuildResult, Refs},
 };
 use cooper_export::Platforms;
 use cooper_oci::Platform;

@@ -17,12 +17,12 @@ pub use statistics::{BuildStatistics, DURATION_BOUNDS, Durations};
 pub use trace::{TraceContext, TraceId};
 
 use crate::{
-    bridge::BuildResult,
     build_error::BuildError,
     engine::BuildRequest,
     explain::Explanation,
-    meta::{Meta, MetaError},
-    status::BuildStatus,
+    gateway::bridge::BuildResult,
+    progress::status::BuildStatus,
+    records::meta::{Meta, MetaError},
 };
 use collected::Collected;
 use cooper_content::Store;

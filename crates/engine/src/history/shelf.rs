@@ -1,7 +1,7 @@
 //! The records of ended builds: in the database, with the latest and what all of them refer to in memory.
 
 use super::BuildRecord;
-use crate::meta::{Meta, MetaError, Table};
+use crate::records::meta::{Meta, MetaError, Table};
 use cooper_oci::{Descriptor, Digest};
 use std::{
     cell::Cell,

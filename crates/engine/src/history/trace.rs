@@ -2,7 +2,7 @@
 //! send theirs and collectors take them.
 
 use super::BuildRecord;
-use crate::status::VertexStatus;
+use crate::progress::status::VertexStatus;
 use cooper_wire::{
     otlp_common::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
     otlp_resource::Resource,

@@ -3,8 +3,8 @@
 use super::SourceOp;
 use crate::{
     domain::{Build, BuildJob, StepError, StepErrorKind},
-    source_access::{Tell, TransferBar},
-    tree::Tree,
+    layers::tree::Tree,
+    sources::access::{Tell, TransferBar},
     worker::Worker,
 };
 use async_trait::async_trait;

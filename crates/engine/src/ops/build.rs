@@ -1,9 +1,9 @@
 //! Builds a definition that an input holds (LLB build op), as a part of the same build.
 
 use crate::{
-    bridge::{Bridge, WeakBridge},
     domain::{Build, StepError},
-    tree::Tree,
+    gateway::bridge::{Bridge, WeakBridge},
+    layers::tree::Tree,
     worker::Worker,
 };
 use async_trait::async_trait;

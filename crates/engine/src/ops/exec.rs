@@ -8,9 +8,8 @@ use super::{
 };
 use crate::{
     domain::{Build, Remains, StepError, StepErrorKind},
-    log_limit::LogLimit,
-    log_mask::MaskedStream,
-    tree::Tree,
+    layers::tree::Tree,
+    progress::{log_limit::LogLimit, log_mask::MaskedStream},
     worker::Worker,
 };
 use async_trait::async_trait;
@@ -190,7 +189,7 @@ impl ExecOp {
         let logs = futures::future::join(out, pump(stderr, 2, mask.stream(), &limit, cx));
         let (status, _) = futures::future::join(container.wait(), logs).await;
         limit.finish(cx);
-        if let Some(sample) = crate::step_usage::sample(&container.stats(), jiff::Timestamp::now()) {
+        if let Some(sample) = crate::progress::step_usage::sample(&container.stats(), jiff::Timestamp::now()) {
             for job in cx.jobs() {
                 job.add_usage(&cx.vertex, sample.clone());
             }
@@ -261,7 +260,7 @@ pub(crate) fn container_spec(
 ) -> Result<ContainerSpec, StepError> {
     let (rootfs, readonly) = prepared.rootfs()?;
     let config = &worker.config;
-    let mut spec = ContainerSpec::new(crate::layer_store::random_id(), rootfs);
+    let mut spec = ContainerSpec::new(crate::layers::store::random_id(), rootfs);
     spec.readonly_rootfs = readonly;
     spec.mounts = prepared.take_mounts();
     if !meta.hostname.is_empty() {

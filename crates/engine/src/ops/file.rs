@@ -3,7 +3,7 @@
 use super::vertex;
 use crate::{
     domain::{Build, FailedPart, Remains, StepError, StepErrorKind},
-    tree::Tree,
+    layers::tree::Tree,
     worker::{Worker, WriteTree},
 };
 use async_trait::async_trait;

@@ -3,9 +3,8 @@
 use super::{SourceOp, blob::BlobPlace};
 use crate::{
     domain::{Build, BuildJob, StepError},
-    layer_store::RecordType,
-    source_access::{ClientAccess, Tell},
-    tree::Tree,
+    layers::{store::RecordType, tree::Tree},
+    sources::access::{ClientAccess, Tell},
     worker::Worker,
 };
 use async_trait::async_trait;
@@ -176,7 +175,7 @@ impl Worker {
         let doing = format!("failed to fetch git bundle {name}");
         let place = BlobPlace::new(scheme, name, &attrs).map_err(StepError::while_doing(doing.clone()))?;
         self.fetch_blob(&place, jobs, tell).await.map_err(StepError::while_doing(doing.clone()))?;
-        let file = BundleFile(self.scratch.join(format!("bundle-{}", crate::layer_store::random_id())));
+        let file = BundleFile(self.scratch.join(format!("bundle-{}", crate::layers::store::random_id())));
         let content = self.layers.content.clone();
         let copy = move || {
             let blob = content.reader(&place.digest).map_err(std::io::Error::other)?;

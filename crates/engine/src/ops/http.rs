@@ -3,8 +3,8 @@
 use super::SourceOp;
 use crate::{
     domain::{Build, BuildJob, StepError},
-    source_access::{ClientAccess, Tell, TransferBar},
-    tree::Tree,
+    layers::tree::Tree,
+    sources::access::{ClientAccess, Tell, TransferBar},
     worker::Worker,
 };
 use async_trait::async_trait;

@@ -3,9 +3,8 @@
 use super::SourceOp;
 use crate::{
     domain::{Build, StepError},
-    images::{Place, mode},
-    layer_store::RecordType,
-    tree::Tree,
+    layers::{store::RecordType, tree::Tree},
+    sources::images::{Place, mode},
     worker::Worker,
 };
 use async_trait::async_trait;

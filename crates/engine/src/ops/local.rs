@@ -3,7 +3,7 @@
 use super::SourceOp;
 use crate::{
     domain::{Build, StepError, StepErrorKind},
-    tree::Tree,
+    layers::tree::Tree,
     worker::Worker,
 };
 use async_trait::async_trait;

@@ -2,8 +2,7 @@
 
 use crate::{
     domain::{Build, StepError},
-    splice::Form,
-    tree::Tree,
+    layers::{splice::Form, tree::Tree},
     worker::Worker,
 };
 use async_trait::async_trait;

@@ -16,7 +16,7 @@ pub mod ssh;
 mod trust;
 pub mod vertex;
 
-use crate::{domain::Build, tree::Tree};
+use crate::{domain::Build, layers::tree::Tree};
 use cooper_attest::Capture;
 use cooper_llb::pb;
 use cooper_solver::Op;

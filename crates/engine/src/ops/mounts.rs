@@ -4,8 +4,8 @@ use super::exec::{input_of, output_of};
 use crate::{
     cache_mounts::{CacheKey, CacheLease, CacheMounts, Sharing, Wanted},
     domain::{Build, StepError},
-    log_mask::LogMask,
-    tree::Tree,
+    layers::tree::Tree,
+    progress::log_mask::LogMask,
     worker::{ReadTree, Worker, WriteTree},
 };
 use cooper_llb::pb;

@@ -3,7 +3,7 @@
 use super::trust::Trust;
 use crate::{
     domain::{BuildJob, StepError},
-    policy_check::check_url,
+    policy::check::check_url,
     worker::Worker,
 };
 use async_trait::async_trait;

@@ -63,7 +63,7 @@ pub async fn forward_for(
         Err(error) => return Err(StepError::while_doing(format!("unset ssh forward key {id}"))(error)),
     };
     let doing = || "cannot make the socket of an ssh mount";
-    let path = worker.scratch.join(format!("ssh-{}.sock", crate::layer_store::random_id()));
+    let path = worker.scratch.join(format!("ssh-{}.sock", crate::layers::store::random_id()));
     let listener = UnixListener::bind(&path).map_err(StepError::while_doing(doing()))?;
     let permissions = std::fs::Permissions::from_mode(options.mode & 0o777);
     std::fs::set_permissions(&path, permissions).map_err(StepError::while_doing(doing()))?;

@@ -5,9 +5,9 @@ use super::{
     local::LocalOp, merge::Combine, merge::CombineOp,
 };
 use crate::{
-    bridge::Bridge,
     build_error::{BuildError, FailureClass},
     domain::{Build, BuildJob},
+    gateway::bridge::Bridge,
     worker::Worker,
 };
 use cooper_llb::{pb, platform_from_pb};

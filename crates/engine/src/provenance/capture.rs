@@ -3,8 +3,8 @@
 
 use super::{Scope, scope::Made};
 use crate::{
-    bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::BuildError,
+    gateway::bridge::{Bridge, BuildResult, Ref, Refs},
 };
 use cooper_attest::{Capture, ImageSource, Request};
 use cooper_export::{PlatformEntry, Platforms};

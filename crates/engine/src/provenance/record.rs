@@ -2,10 +2,12 @@
 
 use super::Captured;
 use crate::{
-    attestation::{Attestation, Content, Kind, Predicate, keys},
-    bridge::{Bridge, BuildResult},
     build_error::{BuildError, Detail},
-    pack::Packing,
+    gateway::{
+        attestation::{Attestation, Content, Kind, Predicate, keys},
+        bridge::{Bridge, BuildResult},
+    },
+    layers::pack::Packing,
 };
 use async_trait::async_trait;
 use bytes::Bytes;

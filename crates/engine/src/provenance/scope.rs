@@ -1,7 +1,7 @@
 //! Who asks: every request to a frontend within a build is a scope, in which refs are made and images are looked up.
 
 use super::Origins;
-use crate::bridge::FrontendRequest;
+use crate::gateway::bridge::FrontendRequest;
 use cooper_attest::{ImageSource, Origin, Request, Sources, filter_args};
 use cooper_llb::pb;
 use cooper_solver::Edge;

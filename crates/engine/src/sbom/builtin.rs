@@ -2,11 +2,13 @@
 
 use super::{CORE, SbomTarget, metadata};
 use crate::{
-    attestation::{Attestation, Content, Kind, Predicate},
-    bridge::{Bridge, Ref},
     build_error::BuildError,
     domain::StepError,
-    internal_step,
+    gateway::{
+        attestation::{Attestation, Content, Kind, Predicate},
+        bridge::{Bridge, Ref},
+    },
+    progress::internal_step,
 };
 use async_trait::async_trait;
 use bytes::Bytes;

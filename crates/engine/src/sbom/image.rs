@@ -2,9 +2,11 @@
 
 use super::{CORE, SbomTarget, metadata};
 use crate::{
-    attestation::{Attestation, Content, Kind},
-    bridge::{Bridge, Ref, ResolveOptions},
     build_error::BuildError,
+    gateway::{
+        attestation::{Attestation, Content, Kind},
+        bridge::{Bridge, Ref, ResolveOptions},
+    },
 };
 use cooper_llb::{Exec, Image, Meta, Mount, MountKind, Output};
 use cooper_oci::{ImageConfig, ImageRef, Platform};

@@ -1,7 +1,11 @@
 //! Which layer of an image a file came with, told in bills of materials.
 
 use crate::{
-    bridge::Bridge, build_error::BuildError, domain::StepError, exporting::Loose, layer_store::Layer, tree::Tree,
+    build_error::BuildError,
+    domain::StepError,
+    exporting::Loose,
+    gateway::bridge::Bridge,
+    layers::{store::Layer, tree::Tree},
     worker::Worker,
 };
 use cooper_oci::Digest;

@@ -10,9 +10,11 @@ mod layers;
 pub(crate) use layers::{Chain, supplement};
 
 use crate::{
-    attestation::{Attestation, keys},
-    bridge::{Bridge, BuildResult, Ref},
     build_error::BuildError,
+    gateway::{
+        attestation::{Attestation, keys},
+        bridge::{Bridge, BuildResult, Ref},
+    },
 };
 use builtin::Builtin;
 use cooper_export::Platforms;

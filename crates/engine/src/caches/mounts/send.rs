@@ -1,7 +1,7 @@
 //! From the directories of a build's cache mounts to chunks in a remote cache.
 
 use super::{CHUNK, Chunk, ChunkList, MAX_LIST, MAX_MOUNT, document};
-use crate::{bridge::Bridge, internal_step::Step};
+use crate::{gateway::bridge::Bridge, progress::internal_step::Step};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::{BlobSource, ByteStream, SourceError};

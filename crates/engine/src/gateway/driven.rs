@@ -1,12 +1,13 @@
 //! The side of a build that an external frontend or a client drives: named refs, and a result that comes at the end.
 
 use crate::{
-    attestation::Attestation,
-    bridge::{Bridge, BuildResult, Ref, Refs},
     build_error::{BuildError, FailureClass},
-    containers::GatewayContainer,
-    layer_store::random_id,
-    tree::Tree,
+    gateway::{
+        attestation::Attestation,
+        bridge::{Bridge, BuildResult, Ref, Refs},
+        containers::GatewayContainer,
+    },
+    layers::{store::random_id, tree::Tree},
 };
 use cooper_llb::pb;
 use parking_lot::Mutex;

@@ -3,8 +3,7 @@
 use crate::{
     caches::Offered,
     domain::{BuildJob, StepError, StepErrorKind},
-    layer_store::Layer,
-    tree::Tree,
+    layers::{store::Layer, tree::Tree},
     worker::Worker,
 };
 use cooper_content::{BlobSource, Ingest};
@@ -212,7 +211,7 @@ impl Worker {
     }
 
     pub(crate) fn archive_ingest(&self) -> Result<Ingest, StepError> {
-        let name = format!("pack-{}", crate::layer_store::random_id());
+        let name = format!("pack-{}", crate::layers::store::random_id());
         self.layers.content.ingest(&name).map_err(StepError::while_doing("cannot begin an archive"))
     }
 }

@@ -1,10 +1,10 @@
 //! The policies of a build applied to its definitions and questions: static rules first, then the client's session.
 
 use crate::{
-    bridge::Bridge,
     build_error::{BuildError, Detail, FailureClass},
     domain::{BuildJob, StepError},
-    policy::{self, PolicyError, replace_sources},
+    gateway::bridge::Bridge,
+    policy::rules::{self, PolicyError, replace_sources},
     worker::{SESSION_WAIT, Worker},
 };
 use cooper_llb::{git_url::GitUrl, pb};
@@ -41,7 +41,7 @@ impl Bridge {
         mut definition: pb::Definition,
         more: &[Policy],
     ) -> Result<pb::Definition, BuildError> {
-        policy::validate(more)?;
+        rules::validate(more)?;
         if !self.is_governed(more) {
             return Ok(definition);
         }
@@ -113,7 +113,7 @@ impl Bridge {
         canonicalize(source);
         let own = &self.job().policy.rules;
         let all: Vec<Policy> = own.iter().chain(more).cloned().collect();
-        policy::evaluate(&all, source)?;
+        rules::evaluate(&all, source)?;
         Ok(())
     }
 
@@ -143,7 +143,7 @@ impl Bridge {
 pub(crate) async fn check_url(worker: &Worker, job: &BuildJob, url: &str) -> Result<String, BuildError> {
     let policy = &job.policy;
     let mut source = pb::SourceOp { identifier: url.to_owned(), attrs: std::collections::BTreeMap::default() };
-    let rules = |source: &mut pb::SourceOp| policy::evaluate(&policy.rules, source);
+    let rules = |source: &mut pb::SourceOp| rules::evaluate(&policy.rules, source);
     rules(&mut source)?;
     if policy.session.is_empty() {
         return Ok(source.identifier);

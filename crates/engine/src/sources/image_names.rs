@@ -1,6 +1,6 @@
 //! Which manifest an image name stood for when it was last pulled or built.
 
-use crate::meta::{Meta, MetaError, Table};
+use crate::records::meta::{Meta, MetaError, Table};
 use cooper_oci::Descriptor;
 use cooper_source::image::{NameError, Names};
 use parking_lot::RwLock;

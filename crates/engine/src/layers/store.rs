@@ -1,6 +1,6 @@
 //! Layers: the records behind every file tree, what exists of each (files, blobs), and who uses it.
 
-use crate::meta::{Meta, MetaError, Table};
+use crate::records::meta::{Meta, MetaError, Table};
 use cooper_content::{BlobSource, Store};
 use cooper_oci::{ChainId, Descriptor, DiffId, Digest};
 use cooper_snapshot::{SnapshotId, Snapshotter};
@@ -182,7 +182,7 @@ pub struct Layer {
     pub(crate) unpacking: tokio::sync::Mutex<()>,
     /// Serialises making blobs.
     pub(crate) packing: tokio::sync::Mutex<()>,
-    /// The layers that say the same wherever they lie, by [`crate::splice::Form`], once one was needed.
+    /// The layers that say the same wherever they lie, by [`crate::layers::splice::Form`], once one was needed.
     pub(crate) portable: Mutex<[Option<LayerId>; 2]>,
     /// The directories that hold deletions, once they were needed; they go with the layer.
     pub(crate) skeleton: Mutex<Option<Skeleton>>,

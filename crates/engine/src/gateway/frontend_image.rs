@@ -2,10 +2,12 @@
 //! standard streams.
 
 use crate::{
-    bridge::{Bridge, BuildResult, FrontendRequest, Ref},
     build_error::{BuildError, Detail, FailureClass},
     domain::{StepError, StepErrorKind, internal_vertex},
-    gateway::{Driven, Gateway, Returned},
+    gateway::{
+        bridge::{Bridge, BuildResult, FrontendRequest, Ref},
+        driven::{Driven, Gateway, Returned},
+    },
     ops::{
         exec::{Shape, container_spec, process_spec},
         mounts::Prepared,

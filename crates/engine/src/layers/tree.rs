@@ -2,7 +2,7 @@
 
 use crate::{
     domain::StepError,
-    layer_store::{Layer, LayerId},
+    layers::store::{Layer, LayerId},
 };
 use cooper_snapshot::SnapshotId;
 use std::{collections::HashSet, sync::Arc};

@@ -3,7 +3,7 @@
 use crate::{
     domain::Chain,
     engine::{Engine, EngineInner},
-    layer_store::{Layer, LayerId, RecordType, millis},
+    layers::store::{Layer, LayerId, RecordType, millis},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -306,7 +306,7 @@ impl EngineInner {
 
     /// Removes blobs that neither a layer nor an image nor a record of the history names.
     fn collect_content(&self) {
-        crate::content_gc::collect(self);
+        crate::records::content_gc::collect(self);
     }
 }
 

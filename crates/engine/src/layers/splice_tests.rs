@@ -1,6 +1,9 @@
 //! Merges and differences of random trees, against a model that knows nothing of overlays.
 
-use crate::{splice::Form, testing::Bench, tree::Tree};
+use crate::{
+    layers::{splice::Form, tree::Tree},
+    testing::Bench,
+};
 use cooper_rooted::{Dir, Kind, Root};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::{

@@ -3,9 +3,11 @@
 use crate::{
     domain::Build,
     explain::parts::Parts,
-    layer_store::{LayerId, LayerStore, millis},
-    meta::{Meta, MetaError, Table},
-    tree::Tree,
+    layers::{
+        store::{LayerId, LayerStore, millis},
+        tree::Tree,
+    },
+    records::meta::{Meta, MetaError, Table},
 };
 use cooper_solver::{Key, KeyRecord, KeyStore};
 use parking_lot::{Mutex, RwLock};

@@ -2,9 +2,11 @@
 
 use crate::{
     domain::StepError,
-    layer_store::{Layer, millis, random_id},
-    meta::{Meta, MetaError, Table},
-    tree::Tree,
+    layers::{
+        store::{Layer, millis, random_id},
+        tree::Tree,
+    },
+    records::meta::{Meta, MetaError, Table},
 };
 use cooper_fileop::index::{Attributes, EntryKind, IndexBuilder, LayerIndex};
 use cooper_oci::{Digest, Digester};

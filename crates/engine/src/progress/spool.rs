@@ -140,7 +140,7 @@ impl Spool {
 
 /// For file systems without files that never have a name.
 fn unnamed(dir: &Path) -> io::Result<File> {
-    let path = dir.join(format!("log-{}", crate::layer_store::random_id()));
+    let path = dir.join(format!("log-{}", crate::layers::store::random_id()));
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)

@@ -3,9 +3,11 @@
 
 use crate::{
     domain::StepError,
-    layer_store::Layer,
-    pack::{Packed, Packing, diff, encoding},
-    tree::Tree,
+    layers::{
+        pack::{Packed, Packing, diff, encoding},
+        store::Layer,
+        tree::Tree,
+    },
     worker::Worker,
 };
 use cooper_layer::{

@@ -1,10 +1,12 @@
 //! Images as file trees: references to manifests, manifests to lazy layers.
 
 use crate::{
-    bridge::{ResolveOptions, ResolvedImageConfig},
     domain::{BuildJob, StepError, StepErrorKind},
-    layer_store::{LayerRecord, Provider, RecordType},
-    tree::Tree,
+    gateway::bridge::{ResolveOptions, ResolvedImageConfig},
+    layers::{
+        store::{LayerRecord, Provider, RecordType},
+        tree::Tree,
+    },
     worker::{SESSION_WAIT, Worker},
 };
 use async_trait::async_trait;

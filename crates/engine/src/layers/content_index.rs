@@ -2,8 +2,7 @@
 
 use crate::{
     domain::{Build, StepError},
-    layer_store::Layer,
-    tree::Tree,
+    layers::{store::Layer, tree::Tree},
     worker::Worker,
 };
 use cooper_fileop::index::{LayerIndex, Selector, Tree as IndexTree};

@@ -3,7 +3,7 @@
 //! Lives here: how a statement travels with a [`BuildResult`](crate::BuildResult), and its protocol form. Exporters
 //! read and place them.
 
-use crate::{bridge::Ref, build_error::BuildError};
+use crate::{build_error::BuildError, gateway::bridge::Ref};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_oci::Digest;

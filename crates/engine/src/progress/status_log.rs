@@ -2,7 +2,7 @@
 //!
 //! On disk: every message in front of which its length stands, four bytes, the lowest first.
 
-use crate::status::{SourceRanges, VertexStatus};
+use crate::progress::status::{SourceRanges, VertexStatus};
 use cooper_content::Blob;
 use cooper_oci::Digest;
 use cooper_solver::{StatusUpdate, Warning};

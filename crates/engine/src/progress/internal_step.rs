@@ -3,7 +3,7 @@
 use crate::{
     build_error::BuildError,
     domain::internal_vertex,
-    status::{BuildStatus, VertexStatus},
+    progress::status::{BuildStatus, VertexStatus},
 };
 use cooper_oci::Digest;
 use cooper_solver::{Event, LogAudience, Observer as _, StatusUpdate, VertexUpdate};

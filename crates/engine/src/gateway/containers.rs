@@ -4,17 +4,19 @@
 //! the container.
 
 use crate::{
-    bridge::{Bridge, DirQuery},
     build_error::{BuildError, FailureClass},
     domain::{StepError, internal_vertex},
-    gateway::Gateway,
+    gateway::{
+        bridge::{Bridge, DirQuery},
+        driven::Gateway,
+        ref_files,
+    },
     ops::{
         exec::{Shape, container_spec, process_spec, security},
         mounts::Prepared,
         network::{Place, StepNetwork},
         vertex::check_entitlements,
     },
-    ref_files,
 };
 use cooper_llb::pb;
 use cooper_rooted::Root;

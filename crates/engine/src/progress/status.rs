@@ -1,6 +1,6 @@
 //! What a build tells its watchers: an append-only log that late watchers read from the start.
 
-use crate::{
+use crate::progress::{
     spool::{self, For, Part, Spool},
     status_log,
 };
@@ -260,7 +260,7 @@ impl StatusReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status_log::RecordedLog;
+    use crate::progress::status_log::RecordedLog;
 
     fn text(message: &control::StatusResponse) -> String {
         message.logs.iter().map(|l| String::from_utf8_lossy(&l.msg).into_owned()).collect()

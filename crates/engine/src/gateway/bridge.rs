@@ -3,19 +3,17 @@
 //! A [`Bridge`] belongs to one build. Built-in frontends get it directly; external ones and clients reach the same
 //! object through the gateway protocol.
 
-pub use crate::ref_files::DirQuery;
+pub use crate::gateway::ref_files::DirQuery;
 use crate::{
-    attestation::Attestation,
     build_error::{BuildError, FailedVertex, FailureClass},
     caches::ImportOutcome,
     domain::{Build, BuildJob},
     engine::EngineInner,
-    layer_store::random_id,
-    nesting::Nesting,
+    gateway::{attestation::Attestation, nesting::Nesting},
+    layers::{store::random_id, tree::Tree},
     ops::{SourceOp, vertex},
+    progress::status::{BuildStatus, SourceRanges, VertexStatus},
     provenance::{Asked, Origins, ProvenanceConfig, Scope, scope::Made},
-    status::{BuildStatus, SourceRanges, VertexStatus},
-    tree::Tree,
     worker::ReadTree,
 };
 use async_trait::async_trait;
@@ -399,7 +397,7 @@ impl Bridge {
         matches!(op, Some(pb::op::Op::Source(source)) if source.identifier.starts_with("local://"))
     }
 
-    pub(crate) fn gateway_server(&self) -> Option<Arc<dyn crate::frontend_image::GatewayServer>> {
+    pub(crate) fn gateway_server(&self) -> Option<Arc<dyn crate::gateway::frontend_image::GatewayServer>> {
         self.inner.engine.gateway_server.clone()
     }
 
@@ -662,7 +660,7 @@ impl Bridge {
         name: &str,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, BuildError> {
-        crate::internal_step::run(self.status(), name, |_| work).await
+        crate::progress::internal_step::run(self.status(), name, |_| work).await
     }
 
     /// Adds advice to a vertex; the vertex need not exist.

@@ -1,9 +1,9 @@
 //! Files of results, as frontends and clients read them: always resolved inside the tree.
 
 use crate::{
-    bridge::Ref,
     build_error::{BuildError, FailureClass},
     domain::StepError,
+    gateway::bridge::Ref,
 };
 use cooper_fsmatch::PatternMatcher;
 use cooper_rooted::{Kind, Metadata, Root};

@@ -1,11 +1,11 @@
 //! What is known of a source without using it: digests, names, configs, attestations.
 
 use crate::{
-    bridge::{Bridge, ResolveOptions, ResolvedImageConfig},
     build_error::{BuildError, FailureClass},
     domain::StepError,
-    images::{Place, mode},
-    internal_step,
+    gateway::bridge::{Bridge, ResolveOptions, ResolvedImageConfig},
+    progress::internal_step,
+    sources::images::{Place, mode},
 };
 use cooper_llb::{pb, platform_from_pb};
 use cooper_oci::{Algorithm, Descriptor, Digest, ImageIndex, ImageManifest, ImageRef, MediaType, Platform};

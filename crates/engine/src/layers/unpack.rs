@@ -3,8 +3,10 @@
 use crate::{
     caches::Origin,
     domain::{Build, BuildJob, StepError, StepErrorKind},
-    layer_store::{Layer, Provider},
-    tree::Tree,
+    layers::{
+        store::{Layer, Provider},
+        tree::Tree,
+    },
     worker::Worker,
 };
 use cooper_content::BlobSource;

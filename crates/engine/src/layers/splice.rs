@@ -15,8 +15,10 @@
 
 use crate::{
     domain::StepError,
-    layer_store::{Layer, LayerRecord, RecordType, Skeleton},
-    tree::Tree,
+    layers::{
+        store::{Layer, LayerRecord, RecordType, Skeleton},
+        tree::Tree,
+    },
     worker::Worker,
 };
 use cooper_fileop::stack::opaque_name;
