@@ -20,8 +20,8 @@ const SMALL: i64 = 64 << 10;
 pub(crate) struct Aliases {
     /// Files that were copied without looking.
     copied: u32,
-    /// Numbers of all files below, once they are wanted. `None` inside: they cannot be listed.
-    known: Option<Option<HashSet<u64>>>,
+    /// Numbers of all files below, once they are wanted.
+    known: Option<io::Result<HashSet<u64>>>,
 }
 
 impl Aliases {
@@ -34,8 +34,8 @@ impl Aliases {
             self.copied += 1;
             return false;
         }
-        let known = self.known.get_or_insert_with(|| numbers(lower).ok());
-        known.as_ref().is_some_and(|below| !below.contains(&st.st_ino))
+        let known = self.known.get_or_insert_with(|| numbers(lower));
+        known.as_ref().is_ok_and(|below| !below.contains(&st.st_ino))
     }
 }
 

@@ -348,7 +348,7 @@ fn what_is_below_already_is_not_linked_once_more() {
         upper(&apply(&store, name, lower, &tree(std::slice::from_ref(&source)), &actions).unwrap())
     };
     let other = store.layer("other", "f /o 644 0:0 O");
-    let first = copied("first", &[other.clone()], "/x");
+    let first = copied("first", std::slice::from_ref(&other), "/x");
     assert_eq!(number(first.join("x")), number(source.join("a")), "the first is linked");
     let second = copied("second", &[other.clone(), first.clone()], "/y");
     assert_ne!(number(second.join("y")), number(first.join("x")), "the second must not be the same file");

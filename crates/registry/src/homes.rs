@@ -57,7 +57,7 @@ impl Homes {
     pub(crate) fn of(&self, host: &str, digest: &Digest) -> Vec<String> {
         let known = self.known.lock();
         let found = known.repositories.get(&self.hasher.hash_one((host, digest)));
-        found.into_iter().flatten().map(|r| r.to_string()).collect()
+        found.into_iter().flatten().map(ToString::to_string).collect()
     }
 }
 

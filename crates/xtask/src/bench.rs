@@ -93,6 +93,7 @@ pub fn run(names: &[String]) -> Result {
 }
 
 /// How much memory a build leaves behind: with a new step each, and with none.
+#[expect(clippy::cast_precision_loss, reason = "KiB of one process")]
 fn growth(daemon: &Daemon, example: &Path) -> Result {
     let dir = daemon.place.join(GROWTH);
     let fault = |error: std::io::Error| format!("{}: {error}", dir.display());

@@ -15,6 +15,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("podman", "podman"),
     ("skopeo", "skopeo"),
+    ("ssh-keygen", "openssh-client"),
     ("umoci", "umoci"),
 ];
 
@@ -22,7 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
 pub fn run(arguments: &[String]) -> Result {
     setup()?;
     check(cargo().args(["fmt", "--all", "--check"]))?;
-    check(cargo().args(["clippy", "--workspace", "--all-targets"]))?;
+    check(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
     if has("cargo-deny") {
         check(cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
     }

@@ -13,10 +13,20 @@ use super::pairs::process_env;
 use super::ssh::SshForward;
 use crate::error::{CliError, Result};
 
+/// Name of an agent's socket in its own directory.
+const SOCKET: &str = "agent.sock";
+
 /// An `ssh-agent` with the keys of one `--ssh`; it ends when this is dropped.
 pub struct KeyAgent {
     _process: Child,
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+impl KeyAgent {
+    /// Where it listens.
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join(SOCKET)
+    }
 }
 
 /// The agents, and the processes behind those that serve keys.
@@ -33,8 +43,9 @@ pub async fn agents(forwards: &[SshForward]) -> Result<(Option<Agents>, Vec<KeyA
             })?),
             [path] if forward.raw || is_socket(path)? => path.clone(),
             keys => {
-                let (socket, process) = start(keys).await?;
-                processes.push(process);
+                let agent = start(keys).await?;
+                let socket = agent.socket();
+                processes.push(agent);
                 socket
             }
         };
@@ -53,10 +64,10 @@ fn is_socket(path: &Path) -> Result<bool> {
 /// The agent answers within this time, or something is wrong with it.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-async fn start(keys: &[PathBuf]) -> Result<(PathBuf, KeyAgent)> {
+async fn start(keys: &[PathBuf]) -> Result<KeyAgent> {
     let fault = || CliError::io("--ssh: cannot start ssh-agent for the keys");
     let dir = TempDir::with_prefix("cooper-agent-").map_err(fault())?;
-    let socket = dir.path().join("agent.sock");
+    let socket = dir.path().join(SOCKET);
     let process = Command::new("ssh-agent")
         .arg("-D")
         .arg("-a")
@@ -83,7 +94,7 @@ async fn start(keys: &[PathBuf]) -> Result<(PathBuf, KeyAgent)> {
     };
     let names = keys.iter().map(|key| key.display().to_string()).collect::<Vec<_>>().join(", ");
     match tokio::time::timeout(START_LIMIT, added).await {
-        Ok(Ok(output)) if output.status.success() => Ok((socket, KeyAgent { _process: process, _dir: dir })),
+        Ok(Ok(output)) if output.status.success() => Ok(KeyAgent { _process: process, dir }),
         Ok(Err(error)) => Err(fault()(error)),
         Ok(Ok(output)) => Err(CliError::Usage(refusal(&names, &String::from_utf8_lossy(&output.stderr)))),
         Err(_) => Err(CliError::Usage(format!("--ssh: ssh-agent did not take {names} within {START_LIMIT:?}"))),
@@ -129,7 +140,7 @@ mod tests {
             agents(&[forward]).await.map(|(_, processes)| processes).map_err(|error| error.to_string())
         };
         let served = serve(vec![plain.clone()]).await.unwrap();
-        let socket = served[0]._dir.path().join("agent.sock");
+        let socket = served[0].socket();
         let listed = std::process::Command::new("ssh-add").arg("-l").env("SSH_AUTH_SOCK", &socket).output().unwrap();
         assert!(String::from_utf8_lossy(&listed.stdout).contains("ED25519"), "{listed:?}");
         drop(served);

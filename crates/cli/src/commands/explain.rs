@@ -92,15 +92,11 @@ fn text(record: &BuildHistoryRecord, explanation: &Explanation) -> String {
     };
     let mut text = format!("build {}: {what}\n", record.r#ref);
     for import in &explanation.failed_imports {
-        text.push_str(&format!("cache {} could not be imported: {}\n", import.cache, import.error));
+        text.extend(["cache ", &import.cache, " could not be imported: ", &import.error, "\n"]);
     }
     for step in &explanation.steps {
-        text.push_str(&format!(
-            "\n{}{}\n    {}\n",
-            step.name,
-            if step.failed { " (failed)" } else { "" },
-            reason(step)
-        ));
+        let failed = if step.failed { " (failed)" } else { "" };
+        text.extend(["\n", &step.name, failed, "\n    ", &reason(step), "\n"]);
     }
     text
 }

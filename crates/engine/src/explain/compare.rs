@@ -185,9 +185,8 @@ impl<'a> Explainer<'a> {
         for fact in &self.facts.vertices {
             let digest = fact.vertex.digest.clone();
             if !fact.missed {
-                let key =
-                    if fact.identity.volatile { self.source_before(fact) } else { Some(fact.identity.key.clone()) };
-                self.before.extend(key.map(|key| (digest, key)));
+                let key = if fact.identity.volatile { self.source_before(fact) } else { fact.identity.key.clone() };
+                self.before.insert(digest, key);
                 continue;
             }
             let (reason, compared_with) = self.step(fact);
@@ -200,14 +199,14 @@ impl<'a> Explainer<'a> {
     }
 
     /// What a source stood for in an earlier build: the same one, or one of the same name.
-    fn source_before(&self, fact: &Fact) -> Option<Key> {
+    fn source_before(&self, fact: &Fact) -> Key {
         let key = &fact.identity.key;
         if self.memory.get(key).is_some() {
-            return Some(key.clone());
+            return key.clone();
         }
         let wanted = Wanted { record: &fact.record, inputs: Vec::new(), ops: &self.ops };
         let found = self.memory.nearest(&wanted, &|op| self.parts(op));
-        Some(found.map_or_else(|| key.clone(), |known| known.key.clone()))
+        found.map_or_else(|| key.clone(), |known| known.key.clone())
     }
 
     fn step(&self, fact: &Fact) -> (Reason, Option<(Key, Compared)>) {

@@ -156,8 +156,8 @@ fn shortened(value: String) -> String {
     if value.len() <= MAX_VALUE {
         return value;
     }
-    let cut = value.floor_char_boundary(MAX_VALUE / 4);
-    format!("{}… ({} bytes, {})", &value[..cut], value.len(), &Digest::of(&value).hex()[..12])
+    let start: String = value.chars().take(MAX_VALUE / 4).collect();
+    format!("{start}… ({} bytes, {})", value.len(), &Digest::of(&value).hex()[..12])
 }
 
 /// A mount in words.

@@ -85,7 +85,7 @@ fn mount(mount: pb::Mount) -> pb::Definition {
 fn cases() -> Vec<(&'static str, pb::Definition, &'static str)> {
     let scratch = || raw(&[], Some(Op::Source(pb::SourceOp { identifier: "local://x".into(), ..Default::default() })));
     let known = scratch();
-    let wanting = |input: &str, index: i64| of(vec![scratch(), raw(&[(input, index)], merge(2))]);
+    let wanting = |input: &str, index: i64| of(vec![scratch(), raw(&[(input, index)], Some(merge(2)))]);
     let with_caps = |cap: &str| {
         let mut definition = source("local://x");
         let caps = [(cap.to_owned(), true)].into();
@@ -136,13 +136,16 @@ fn cases() -> Vec<(&'static str, pb::Definition, &'static str)> {
         ),
         (
             "odd owner",
-            files(vec![Action::Mkfile(pb::FileActionMkFile { owner: named_owner("nobody-here"), ..mkfile("/f") })]),
+            files(vec![Action::Mkfile(pb::FileActionMkFile {
+                owner: Some(named_owner("nobody-here")),
+                ..mkfile("/f")
+            })]),
             "invalid user index: -1",
         ),
         // Steps
         ("zero in arguments", meta(|m| m.args.push("a\0b".into())), ""),
         ("zero in the environment", meta(|m| m.env.push("A=a\0b".into())), ""),
-        ("a variable without a name", meta(|m| m.env.extend(["".into(), "=".into(), "x".into()])), ""),
+        ("a variable without a name", meta(|m| m.env.extend([String::new(), "=".into(), "x".into()])), ""),
         ("a relative directory", meta(|m| m.cwd = "x/../../..".into()), ""),
         ("an unknown user", meta(|m| m.user = "nobody-here:9999999999".into()), ""),
         ("a long host name", meta(|m| m.hostname = "h".repeat(300)), ""),
@@ -206,15 +209,15 @@ fn cases() -> Vec<(&'static str, pb::Definition, &'static str)> {
     ]
 }
 
-fn merge(inputs: i64) -> Option<Op> {
+fn merge(inputs: i64) -> Op {
     // The same input each time.
-    Some(Op::Merge(pb::MergeOp { inputs: (0..inputs).map(|_| pb::MergeInput { input: 0 }).collect() }))
+    Op::Merge(pb::MergeOp { inputs: (0..inputs).map(|_| pb::MergeInput { input: 0 }).collect() })
 }
 
-fn named_owner(name: &str) -> Option<pb::ChownOpt> {
+fn named_owner(name: &str) -> pb::ChownOpt {
     let named = pb::NamedUserOpt { name: name.into(), input: -1 };
     let user = Some(pb::UserOpt { user: Some(pb::user_opt::User::ByName(named)) });
-    Some(pb::ChownOpt { user: user.clone(), group: user })
+    pb::ChownOpt { user: user.clone(), group: user }
 }
 
 /// Cases that come to a good end, since nothing that they ask for is dangerous.

@@ -156,7 +156,7 @@ async fn connections_that_are_none() {
             &[PREFACE, &settings, &endless].concat(),
             &[PREFACE, &settings, &[0, 0, 4, 8, 0, 0, 0, 0, 7, 0, 0, 0, 0]].concat(),
             &[PREFACE, &settings, &[0xff; 5000]].concat(),
-            &[0; 100_000],
+            &[0; 16_000],
         ] {
             say(site, words).await;
         }
