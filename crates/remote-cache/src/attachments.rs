@@ -18,6 +18,12 @@ pub const CREATED: &str = "cooperage.created";
 /// Annotation of a chunk: the list that it belongs to.
 pub const LIST: &str = "cooperage.list";
 
+/// Whether a document travels in its descriptor (`data`, OCI image spec, descriptor.md), and is no blob of its own.
+/// Clients that count a cache's blobs see only layers then.
+pub fn is_embedded(desc: &Descriptor) -> bool {
+    desc.data.is_some()
+}
+
 /// Most documents with facts in one cache.
 const MAX_FACTS: usize = 32;
 

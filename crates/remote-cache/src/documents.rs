@@ -1,7 +1,7 @@
 //! A cache as blobs that point to each other: a manifest or index, the cache document, the layers. Shared by places
 //! that keep blobs by digest, and by those that find caches in images.
 
-use crate::{Cache, Error, FormatError, MAX_CONFIG, Result, config};
+use crate::{Cache, Error, FormatError, MAX_CONFIG, Result, attachments::is_embedded, config};
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -78,7 +78,7 @@ pub fn documents(cache: &Cache, shape: Shape, place: &str) -> Result<(Document, 
         cache
             .attachments
             .iter()
-            .filter(|a| seen.insert(a.digest.clone()))
+            .filter(|a| !is_embedded(a) && seen.insert(a.digest.clone()))
             .map(|a| Descriptor { annotations: BTreeMap::new(), ..a.clone() }),
     );
     let json = |doc: serde_json::Result<Vec<u8>>| doc.map_err(|e| Error::failed(place, "cannot write the manifest")(e));

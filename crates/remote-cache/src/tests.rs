@@ -1,7 +1,8 @@
 //! The format as a specification.
 
+use crate::documents::{Shape, documents};
 use crate::{Cache, Layer, Link, Record, RecordKind, StepResult, parse, parse_described, parse_inline};
-use cooper_oci::{Descriptor, Digest, annotations};
+use cooper_oci::{Descriptor, Digest, ImageManifest, annotations};
 use proptest::prelude::*;
 
 fn layer(text: &str, parent: Option<usize>) -> Layer {
@@ -52,6 +53,24 @@ fn one_way_to_write_it() {
     assert_eq!(parse(&cache.marshal(false), &descriptors).unwrap(), cache);
     let described = parse_described(&cache.marshal(true)).unwrap();
     assert_eq!(described.marshal(true), cache.marshal(true));
+}
+
+#[test]
+fn what_is_embedded_is_no_blob() {
+    let blobs = |cache: &Cache| {
+        let (_, manifest) = documents(cache, Shape { image_manifest: true, oci: true }, "here").unwrap();
+        let manifest: ImageManifest = serde_json::from_slice(&manifest.bytes).unwrap();
+        manifest.layers.iter().filter(|layer| layer.media_type == crate::attachments::FACTS).count()
+    };
+    let mut cache = example().normalized();
+    assert_eq!(blobs(&cache), 1);
+    cache.attachments[0].data = Some("ZmFjdHM=".into());
+    assert_eq!(blobs(&cache), 0);
+    assert_eq!(
+        parse_described(&cache.marshal(true)).unwrap().attachments,
+        cache.attachments,
+        "it travels all the same"
+    );
 }
 
 #[test]

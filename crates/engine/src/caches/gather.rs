@@ -14,7 +14,7 @@ use crate::{
 };
 use cooper_content::BlobSource;
 use cooper_oci::{Digest, annotations};
-use cooper_remote_cache::{Cache, DESCRIPTION, Layer, Link, Record, RecordKind, StepResult};
+use cooper_remote_cache::{Cache, DESCRIPTION, Layer, Link, Record, RecordKind, StepResult, attachments::is_embedded};
 use cooper_solver::{Edge, Identity, KeyInput, Vertex};
 use jiff::Timestamp;
 use std::{
@@ -281,9 +281,9 @@ pub fn sources(gathered: &Gathered) -> HashMap<Digest, Arc<dyn BlobSource>> {
     layers.chain(gathered.documents.iter().map(|(digest, source)| (digest.clone(), source.clone()))).collect()
 }
 
-/// Every layer and attachment once.
+/// Every layer and every attachment that is a blob, once.
 pub fn distinct(cache: &Cache) -> Vec<cooper_oci::Descriptor> {
     let mut seen = BTreeSet::new();
     let all = cache.layers.iter().map(|l| &l.descriptor).chain(&cache.attachments);
-    all.filter(|d| seen.insert(d.digest.clone())).cloned().collect()
+    all.filter(|d| !is_embedded(d) && seen.insert(d.digest.clone())).cloned().collect()
 }

@@ -2,6 +2,7 @@
 
 use super::{compare::parts, files::FileList, parts::Parts};
 use crate::{caches::ImportOutcome, gateway::bridge::Bridge};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cooper_content::BlobSource;
 use cooper_oci::{Descriptor, Digest};
 use cooper_remote_cache::{Cache, Memory, RecordKind, attachments::FACTS};
@@ -15,6 +16,8 @@ const MAX_ENTRIES: usize = 50_000;
 /// Largest document that is read, packed and unpacked.
 const MAX_PACKED: u64 = 8 << 20;
 const MAX_UNPACKED: u64 = 64 << 20;
+/// Largest packed document that travels within the cache's own one.
+const MAX_EMBEDDED: usize = 256 << 10;
 /// How long a cache may take to give its facts: they help people, builds do not wait for them.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LEVEL: i32 = 3;
@@ -54,7 +57,8 @@ pub(crate) async fn attachments(bridge: &Bridge, cache: &Cache) -> Documents {
     }
     let packed = serde_json::to_vec(&facts).ok().and_then(|json| zstd::bulk::compress(&json, LEVEL).ok());
     if let Some(packed) = packed {
-        let desc = Descriptor::of(FACTS, &packed);
+        let mut desc = Descriptor::of(FACTS, &packed);
+        desc.data = (packed.len() <= MAX_EMBEDDED).then(|| STANDARD.encode(&packed));
         documents.retain(|(known, _)| known.digest != desc.digest);
         documents.push((desc, Arc::new(Memory(packed.into()))));
     }
@@ -104,10 +108,8 @@ pub(crate) async fn read(imports: &[ImportOutcome]) -> Travelled {
     all
 }
 
-async fn one(desc: &Descriptor, blobs: &Arc<dyn BlobSource>) -> Option<Travelled> {
-    if desc.size > MAX_PACKED {
-        return None;
-    }
+/// A packed document that is a blob.
+async fn fetched(desc: &Descriptor, blobs: &Arc<dyn BlobSource>) -> Option<Vec<u8>> {
     let mut stream = blobs.stream(desc, 0).await.ok()?;
     let mut packed = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -116,6 +118,17 @@ async fn one(desc: &Descriptor, blobs: &Arc<dyn BlobSource>) -> Option<Travelled
             return None;
         }
     }
+    Some(packed)
+}
+
+async fn one(desc: &Descriptor, blobs: &Arc<dyn BlobSource>) -> Option<Travelled> {
+    if desc.size > MAX_PACKED {
+        return None;
+    }
+    let packed = match &desc.data {
+        Some(data) => STANDARD.decode(data).ok()?,
+        None => fetched(desc, blobs).await?,
+    };
     desc.digest.matches(&packed).then_some(())?;
     let unpack = move || {
         let mut json = Vec::new();
