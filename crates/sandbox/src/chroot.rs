@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::io::ProcessIo;
 use crate::placing::Placings;
 use crate::process;
-use crate::running::{self, Ended, Ready, Running};
-use crate::spec::{ContainerSpec, DEFAULT_HOSTNAME, Network, ProcessSpec, Security, WinSize};
-use crate::{Container, ExitStatus, Level, Process, ResourceUsage, Resources, Sandbox};
+use crate::running::{self, Ended, First, Ready, Running};
+use crate::spec::{ContainerSpec, DEFAULT_HOSTNAME, Network, ProcessSpec, Security};
+use crate::{Container, Level, Process, ResourceUsage, Resources, Sandbox};
 use async_trait::async_trait;
 use cooper_mount::Mount;
 use cooper_rooted::{CloneMode, Root, clone_tree};
@@ -106,7 +106,7 @@ impl Sandbox for Chroot {
             step.run(&init, io, ready, &ended);
         })
         .await?;
-        Ok(Box::new(ChrootContainer { running, root, warnings }))
+        Ok(Box::new(First { running, details: Changed { root, warnings } }))
     }
 }
 
@@ -234,36 +234,16 @@ fn end_stragglers(root: &OwnedFd) {
     }
 }
 
-/// A step, from outside.
-struct ChrootContainer {
-    running: Running,
+/// What is known of a step.
+struct Changed {
     root: Arc<OwnedFd>,
     warnings: Vec<String>,
 }
 
 #[async_trait]
-impl Process for ChrootContainer {
-    async fn wait(&self) -> Result<ExitStatus> {
-        self.running.wait().await
-    }
-
-    fn signal(&self, signal: i32) -> Result<()> {
-        self.running.signal(signal)
-    }
-
-    fn resize(&self, size: WinSize) -> Result<()> {
-        self.running.resize(size)
-    }
-
-    fn take_terminal(&mut self) -> Option<crate::Terminal> {
-        self.running.take_terminal()
-    }
-}
-
-#[async_trait]
-impl Container for ChrootContainer {
+impl Container for First<Changed> {
     async fn exec(&self, process: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
-        let root = self.root.clone();
+        let root = self.details.root.clone();
         let running = running::on_own_thread(move |ready, ended| {
             let (pidfd, running) = match begin(&root, Security::Sandboxed, &process, io) {
                 Ok(started) => started,
@@ -282,6 +262,6 @@ impl Container for ChrootContainer {
     }
 
     fn warnings(&self) -> &[String] {
-        &self.warnings
+        &self.details.warnings
     }
 }

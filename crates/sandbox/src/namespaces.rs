@@ -8,13 +8,13 @@ use crate::abilities::Abilities;
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
-use crate::io::{ProcessIo, Terminal};
+use crate::io::ProcessIo;
 use crate::plan::{self, Inside};
 use crate::process;
 use crate::raw::{self, Reaped};
-use crate::running::{Ended, Ready, Running, on_own_thread, status};
-use crate::spec::{ContainerSpec, ProcessSpec, WinSize};
-use crate::{Container, ExitStatus, Level, Process, ResourceUsage, Sandbox};
+use crate::running::{Ended, First, Ready, Running, on_own_thread, status};
+use crate::spec::{ContainerSpec, ProcessSpec};
+use crate::{Container, Level, Process, ResourceUsage, Sandbox};
 use async_trait::async_trait;
 use std::fs;
 use std::io;
@@ -110,7 +110,7 @@ impl Sandbox for Namespaces {
         let host = self.host.clone();
         let (running, details) =
             on_own_thread(move |ready, ended| run_container(&host, &spec, &init, io, ready, ended)).await?;
-        Ok(Box::new(RunningContainer { running, details }))
+        Ok(Box::new(First { running, details }))
     }
 }
 
@@ -142,33 +142,9 @@ impl Details {
     }
 }
 
-/// The first process of a container. When it ends, the kernel ends every other one in the container.
-struct RunningContainer {
-    running: Running,
-    details: Arc<Details>,
-}
-
+/// When the first process ends, the kernel ends every other one in the container.
 #[async_trait]
-impl Process for RunningContainer {
-    async fn wait(&self) -> Result<ExitStatus> {
-        self.running.wait().await
-    }
-
-    fn signal(&self, signal: i32) -> Result<()> {
-        self.running.signal(signal)
-    }
-
-    fn resize(&self, size: WinSize) -> Result<()> {
-        self.running.resize(size)
-    }
-
-    fn take_terminal(&mut self) -> Option<Terminal> {
-        self.running.take_terminal()
-    }
-}
-
-#[async_trait]
-impl Container for RunningContainer {
+impl Container for First<Arc<Details>> {
     async fn exec(&self, process: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
         let (pidfd, details) = (self.running.pidfd(), self.details.clone());
         let (running, ()) =

@@ -101,6 +101,31 @@ impl Drop for Running {
     }
 }
 
+/// The first process of a container, with what the level of isolation knows of the container.
+pub(crate) struct First<D> {
+    pub running: Running,
+    pub details: D,
+}
+
+#[async_trait]
+impl<D: Send + Sync> Process for First<D> {
+    async fn wait(&self) -> Result<ExitStatus> {
+        self.running.wait().await
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        self.running.signal(signal)
+    }
+
+    fn resize(&self, size: WinSize) -> Result<()> {
+        self.running.resize(size)
+    }
+
+    fn take_terminal(&mut self) -> Option<Terminal> {
+        self.running.take_terminal()
+    }
+}
+
 /// How a process ended, from what the kernel tells.
 pub(crate) fn status(reaped: &Reaped, oom: bool) -> ExitStatus {
     let cause = match reaped.code {
