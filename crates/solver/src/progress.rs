@@ -76,6 +76,22 @@ pub struct StatusUpdate {
     pub completed: Option<SystemTime>,
 }
 
+impl StatusUpdate {
+    /// The state of a bar now; what does not fit into the protocol's numbers is shown as the largest that does.
+    pub fn bar(id: impl Into<String>, current: u64, total: u64, started: SystemTime, completed: bool) -> Self {
+        let now = SystemTime::now();
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Self {
+            id: id.into(),
+            current: number(current),
+            total: number(total),
+            time: now,
+            started: Some(started),
+            completed: completed.then_some(now),
+        }
+    }
+}
+
 /// Advice to the author of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Warning {

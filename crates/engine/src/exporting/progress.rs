@@ -19,16 +19,8 @@ impl Bars {
     }
 
     fn show(&self, id: &str, current: u64, total: u64, completed: bool) {
-        let now = SystemTime::now();
-        let started = *self.started.lock().entry(id.to_owned()).or_insert(now);
-        self.step.update(StatusUpdate {
-            id: id.to_owned(),
-            current: current as i64,
-            total: total as i64,
-            time: now,
-            started: Some(started),
-            completed: completed.then_some(now),
-        });
+        let started = *self.started.lock().entry(id.to_owned()).or_insert_with(SystemTime::now);
+        self.step.update(StatusUpdate::bar(id, current, total, started, completed));
     }
 }
 

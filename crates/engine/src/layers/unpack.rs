@@ -28,15 +28,7 @@ struct Audience {
 impl Audience {
     fn bar(&self, id: &str, current: u64, total: u64, started: SystemTime, completed: bool) {
         let Some(vertex) = &self.vertex else { return };
-        let now = SystemTime::now();
-        let update = StatusUpdate {
-            id: id.to_owned(),
-            current: current as i64,
-            total: total as i64,
-            time: now,
-            started: Some(started),
-            completed: completed.then_some(now),
-        };
+        let update = StatusUpdate::bar(id, current, total, started, completed);
         for job in &self.jobs {
             job.status.event(vertex, Event::Status(update.clone()));
         }

@@ -126,15 +126,7 @@ async fn show<T, E>(
 ) -> Result<T, E> {
     let started = SystemTime::now();
     let tell = |completed: bool| {
-        let now = SystemTime::now();
-        cx.emit(Event::Status(StatusUpdate {
-            id: id.to_owned(),
-            current: progress.bytes() as i64,
-            total: 0,
-            time: now,
-            started: Some(started),
-            completed: completed.then_some(now),
-        }));
+        cx.emit(Event::Status(StatusUpdate::bar(id, progress.bytes(), 0, started, completed)));
     };
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     tokio::pin!(work);

@@ -55,20 +55,9 @@ impl Step {
     /// Shows the beginning of a part of this work; returns what to call at its end.
     pub fn begin(&self, id: &str) -> impl FnOnce() + Send + use<> {
         let started = SystemTime::now();
-        let bar = StatusUpdate {
-            id: id.into(),
-            current: 0,
-            total: 0,
-            time: started,
-            started: Some(started),
-            completed: None,
-        };
-        self.update(bar.clone());
-        let step = self.clone();
-        move || {
-            let now = SystemTime::now();
-            step.update(StatusUpdate { time: now, completed: Some(now), ..bar });
-        }
+        self.update(StatusUpdate::bar(id, 0, 0, started, false));
+        let (step, id) = (self.clone(), id.to_owned());
+        move || step.update(StatusUpdate::bar(id, 0, 0, started, true))
     }
 
     /// Updates a progress bar of this work.

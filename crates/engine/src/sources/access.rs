@@ -164,15 +164,8 @@ impl<'a> TransferBar<'a> {
     }
 
     fn show(&self, current: u64, total: Option<u64>, completed: bool) {
-        let now = SystemTime::now();
-        (self.tell)(Event::Status(StatusUpdate {
-            id: self.id.clone(),
-            current: i64::try_from(current).unwrap_or(i64::MAX),
-            total: total.and_then(|t| i64::try_from(t).ok()).unwrap_or(0),
-            time: now,
-            started: Some(self.started),
-            completed: completed.then_some(now),
-        }));
+        let update = StatusUpdate::bar(self.id.as_str(), current, total.unwrap_or(0), self.started, completed);
+        (self.tell)(Event::Status(update));
     }
 }
 
