@@ -21,7 +21,7 @@ pub use provenance::provenance_environment;
 
 pub use defaults::{Defaults, in_user_namespace};
 pub use flags::DaemonFlags;
-pub use gc::{DiskStat, GcPolicy, gc_policies};
+pub use gc::{DiskStat, gc_policies};
 pub use values::{DiskSpace, GoDuration, parse_go_bool, parse_go_duration};
 
 /// Everything that can be wrong with a configuration. Each message names the file or flag.

@@ -1,7 +1,7 @@
 //! The running daemon: an engine behind sockets, or behind an in-memory connection.
 
 use crate::{
-    config::{ConfigError, DaemonConfig, DiskStat, GcPolicy, RegistryConfig, gc_policies},
+    config::{ConfigError, DaemonConfig, DiskStat, RegistryConfig, gc_policies},
     listen::{self, Listener, NotifyState},
     lock::{LockError, RootLock},
     services::{
@@ -142,10 +142,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// The end: exports that go on are awaited; what is finished reaches the disk, and the trace collector if there is one;
+    /// The end: exports and explanations that go on are awaited; what is finished reaches the disk, and the trace collector if there is one;
     /// what the machine lent is given back.
     pub async fn close(&self) {
         self.engine.cache_exports().idle().await;
+        self.engine.explanations().idle().await;
         let engine = self.engine.clone();
         tokio::task::spawn_blocking(move || engine.shut_down()).await.ok();
         if let Some(collector) = &self.collector {
@@ -218,14 +219,6 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
             })
         })
         .collect::<Result<_, _>>()?;
-    let policy = |p: GcPolicy| cooper_engine::GcPolicy {
-        all: p.all,
-        filters: p.filters,
-        keep_duration: p.keep_duration,
-        reserved_space: p.reserved_space,
-        max_used_space: p.max_used_space,
-        min_free_space: p.min_free_space,
-    };
     let dns = config.dns.as_ref().map(|dns| cooper_sandbox::DnsConfig {
         nameservers: dns.nameservers.clone(),
         search_domains: dns.search_domains.clone(),
@@ -240,7 +233,7 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         entitlements: config.entitlements.iter().cloned().collect(),
         labels: oci.labels.clone(),
         platforms,
-        gc: gc_policies(&oci.gc, DiskStat::of(&root)).into_iter().map(policy).collect(),
+        gc: gc_policies(&oci.gc, DiskStat::of(&root)),
         worker: WorkerConfig { dns, cgroup_parent, proxy_network: config.proxy_network },
         network: network_config(config)?,
         isolation: isolation()?,

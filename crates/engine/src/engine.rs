@@ -6,7 +6,7 @@ use crate::{
     caches::{self, Background, CacheExport, CacheSpec},
     compatibility::Compatibility,
     domain::{Build, BuildJob},
-    explain,
+    explain::{self, Explanations, Unexplained},
     exporting::{Exporter, ExporterSpec, made, verify, warn},
     gateway::{
         bridge::{Bridge, BuildResult, Frontend, FrontendRequest, Ref, SolveRequest},
@@ -139,6 +139,7 @@ pub struct EngineInner {
     pub(crate) provenance: ProvenanceConfig,
     pub(crate) origins: Origins,
     pub(crate) exports: Arc<Background>,
+    explanations: Arc<Explanations>,
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
@@ -263,7 +264,7 @@ impl Engine {
         let snapshots: Arc<dyn cooper_snapshot::Snapshotter> = Arc::from(snapshots);
         let networks = Networks::open(&config.network, &root.join(layout::SANDBOX)).map_err(OpenError::Network)?;
         let layers = Arc::new(LayerStore::open(meta.clone(), content.clone(), snapshots.clone())?);
-        let keys = Arc::new(PersistentKeys::open(meta.clone(), layers.clone())?);
+        let keys = Arc::new(PersistentKeys::new(meta.clone(), layers.clone()));
         let history =
             History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
         let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level(), networks.label())?;
@@ -304,6 +305,7 @@ impl Engine {
             worker,
             keys,
             exports: Arc::new(Background::open(meta.clone())?),
+            explanations: Arc::default(),
             meta,
             caps: CapSet::llb(),
             gc: config.gc,
@@ -340,6 +342,11 @@ impl Engine {
         &self.inner.worker.layers.content
     }
 
+    /// Builds that are explained when they have returned.
+    pub fn explanations(&self) -> &Explanations {
+        &self.inner.explanations
+    }
+
     /// Exports to remote caches that go on behind their builds.
     pub fn cache_exports(&self) -> &Arc<Background> {
         &self.inner.exports
@@ -360,11 +367,16 @@ impl Engine {
         let (arguments, mut kept) = (explain::arguments(&request.request.opts), None);
         let outcome = self.run(&running, &mut recording, &mut kept, request).await;
         running.status.close();
-        if let (Some(recording), Some(bridge)) = (&mut recording, kept.take()) {
-            recording.explanation(explain::explain(&bridge, arguments).await);
-        }
+        let unexplained = kept.take().and_then(|bridge| Unexplained::of(&bridge, arguments));
         if let Some(recording) = recording {
+            let announced = match unexplained {
+                Some(facts) => Some(self.inner.explanations.announce(recording.id(), facts).await),
+                None => None,
+            };
             recording.complete(outcome.as_ref().err().cloned()).await;
+            if let Some(announced) = announced {
+                announced.begin(self.inner.history.clone());
+            }
         }
         self.inner.clone().collect_soon();
         outcome

@@ -4,7 +4,8 @@ use clap::{Args, ValueEnum};
 use cooper_engine::explain::{ANNOTATION, Explanation, FileChange, Reason, StepExplained};
 use cooper_wire::content::ReadContentRequest;
 use cooper_wire::content::content_client::ContentClient;
-use cooper_wire::control::{BuildHistoryRecord, BuildHistoryRequest};
+use cooper_wire::control::control_client::ControlClient;
+use cooper_wire::control::{BuildHistoryRecord, BuildHistoryRequest, UpdateBuildHistoryRequest};
 use jiff::Timestamp;
 use tonic::transport::Channel;
 
@@ -33,7 +34,12 @@ enum Format {
 
 /// Runs it.
 pub async fn run(channel: Channel, flags: ExplainFlags) -> Result<()> {
-    let record = find(channel.clone(), flags.reference).await?;
+    let mut record = find(channel.clone(), flags.reference).await?;
+    // Explanations are worked out behind their builds.
+    let request = UpdateBuildHistoryRequest { r#ref: record.r#ref.clone(), finalize: true, ..Default::default() };
+    let mut control = ControlClient::new(channel.clone());
+    control.update_build_history(request).await.map_err(CliError::rpc("failed to wait for the explanation"))?;
+    record = find(channel.clone(), Some(record.r#ref)).await?;
     let place = record.logs.as_ref().and_then(|log| log.annotations.get(ANNOTATION)).cloned();
     let explanation = match place {
         Some(digest) => read(channel, digest).await?,

@@ -1,25 +1,9 @@
 //! From the garbage-collection keys to the policies that the engine runs.
 
+use cooper_engine::GcPolicy;
 use std::time::Duration;
 
 use super::{DiskSpace, GcConfig, GcPolicyConfig, GoDuration};
-
-/// One resolved policy: plain numbers, zero meaning "no such limit".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GcPolicy {
-    /// Internal and frontend records too.
-    pub all: bool,
-    /// Any of these must match; empty: every record does.
-    pub filters: Vec<String>,
-    /// Records used more recently are kept.
-    pub keep_duration: Duration,
-    /// Bytes never collected below.
-    pub reserved_space: i64,
-    /// Bytes collected above.
-    pub max_used_space: i64,
-    /// Free bytes of the disk aimed at.
-    pub min_free_space: i64,
-}
 
 /// Size of the file system under the state directory, in bytes; zero when unknown.
 #[derive(Debug, Clone, Copy, Default)]

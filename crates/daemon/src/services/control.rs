@@ -211,6 +211,9 @@ impl Control for ControlService {
     ) -> Result<Response<control::UpdateBuildHistoryResponse>, Status> {
         let request = request.into_inner();
         let engine = self.engine.clone();
+        if request.finalize {
+            engine.explanations().settled(&request.r#ref).await;
+        }
         blocking(move || {
             let history = engine.history();
             if request.delete {

@@ -26,29 +26,38 @@ pub(crate) fn arguments(opts: &BTreeMap<String, String>) -> BTreeSet<String> {
     opts.keys().filter_map(|key| key.strip_prefix(BUILD_ARG)).map(str::to_owned).collect()
 }
 
-/// Why steps of a build ran. Keeps what later explanations need. `None` when there is nothing to explain.
-pub(crate) async fn explain(bridge: &Bridge, arguments: BTreeSet<String>) -> Option<Explanation> {
-    bridge.solver_job().cancel();
-    // What is cached as a whole costs nothing more.
-    if bridge.import_outcomes().is_empty() && !any_missed(bridge) {
-        return None;
+/// A build that has ended, with what is needed to say why its steps ran. Holds nothing of its results.
+pub(crate) struct Unexplained {
+    engine: Arc<EngineInner>,
+    facts: Facts,
+}
+
+impl Unexplained {
+    /// What there is to explain about a build that ends; `None`: nothing.
+    pub fn of(bridge: &Bridge, arguments: BTreeSet<String>) -> Option<Self> {
+        bridge.solver_job().cancel();
+        // What is cached as a whole costs nothing more.
+        let wanted = !bridge.import_outcomes().is_empty() || any_missed(bridge);
+        wanted.then(|| Self { engine: bridge.engine().clone(), facts: Facts::of(bridge, arguments) })
     }
-    let facts = Facts::of(bridge, arguments);
-    let failed = |i: &ImportOutcome| {
-        i.outcome.as_ref().err().map(|error| FailedImport { cache: i.cache.clone(), error: error.clone() })
-    };
-    let failed_imports: Vec<FailedImport> = facts.imports.iter().filter_map(failed).collect();
-    if !facts.vertices.iter().any(|v| v.missed) {
-        return (!failed_imports.is_empty()).then(|| Explanation { steps: Vec::new(), failed_imports });
+
+    /// Why steps of the build ran. Keeps what later explanations need. `None` when none ran and no import failed.
+    pub async fn explain(self) -> Option<Explanation> {
+        let Self { engine, facts } = self;
+        let failed = |i: &ImportOutcome| {
+            i.outcome.as_ref().err().map(|error| FailedImport { cache: i.cache.clone(), error: error.clone() })
+        };
+        let failed_imports: Vec<FailedImport> = facts.imports.iter().filter_map(failed).collect();
+        if !facts.vertices.iter().any(|v| v.missed) {
+            return (!failed_imports.is_empty()).then(|| Explanation { steps: Vec::new(), failed_imports });
+        }
+        let travelled = travel::read(&facts.imports).await;
+        let explained = tokio::task::spawn_blocking(move || {
+            let steps = Explainer::new(&engine, &facts, travelled).steps();
+            Explanation { steps, failed_imports }
+        });
+        explained.await.inspect_err(|error| tracing::error!(%error, "explaining a build ended abnormally")).ok()
     }
-    let travelled = travel::read(&facts.imports).await;
-    let engine = bridge.engine().clone();
-    let explained = tokio::task::spawn_blocking(move || {
-        let steps = Explainer::new(&engine, &facts, travelled).steps();
-        engine.keys.settle_op_parts();
-        Explanation { steps, failed_imports }
-    });
-    explained.await.inspect_err(|error| tracing::error!(%error, "explaining a build ended abnormally")).ok()
 }
 
 /// Whether anything ran, sources apart.
@@ -69,7 +78,10 @@ struct Facts {
 
 /// A vertex whose identity was found out.
 struct Fact {
-    vertex: Vertex<Build>,
+    digest: Digest,
+    name: String,
+    /// The vertices behind its inputs.
+    inputs: Vec<Digest>,
     identity: Identity,
     /// The parts of its canonical key, or of its definition when it is cached.
     record: KeyRecord,
@@ -94,7 +106,9 @@ impl Facts {
             let missed = !identity.volatile && state.is_some_and(|s| s.started.is_some() && !s.cached);
             let failed = state.is_some_and(|s| !s.error.is_empty());
             let record = if missed { canonical_record(bridge, &identity) } else { identity.record.clone() };
-            vertices.push(Fact { vertex, identity, record, missed, failed });
+            let inputs = vertex.inputs.iter().map(|edge| edge.vertex.clone()).collect();
+            let (digest, name) = (vertex.digest, vertex.name);
+            vertices.push(Fact { digest, name, inputs, identity, record, missed, failed });
         }
         let started = millis(bridge.job().started);
         Self { started, arguments, vertices, imports: bridge.import_outcomes() }
@@ -175,7 +189,7 @@ impl<'a> Explainer<'a> {
         for (digest, list) in &travelled.files {
             engine.worker.file_lists.keep(digest, list.clone());
         }
-        let by_vertex = facts.vertices.iter().map(|f| (&f.vertex.digest, f)).collect();
+        let by_vertex = facts.vertices.iter().map(|f| (&f.digest, f)).collect();
         let ops = facts.vertices.iter().map(|f| f.record.op.clone()).collect();
         Self { engine, facts, by_vertex, memory, travelled, ops, before: HashMap::new() }
     }
@@ -183,7 +197,7 @@ impl<'a> Explainer<'a> {
     fn steps(mut self) -> Vec<StepExplained> {
         let mut steps = Vec::new();
         for fact in &self.facts.vertices {
-            let digest = fact.vertex.digest.clone();
+            let digest = fact.digest.clone();
             if !fact.missed {
                 let key = if fact.identity.volatile { self.source_before(fact) } else { fact.identity.key.clone() };
                 self.before.insert(digest, key);
@@ -192,7 +206,7 @@ impl<'a> Explainer<'a> {
             let (reason, compared_with) = self.step(fact);
             self.before.extend(compared_with.as_ref().map(|known| (digest.clone(), known.0.clone())));
             let compared_with = compared_with.map(|(_, compared)| compared);
-            let name = fact.vertex.name.clone();
+            let name = fact.name.clone();
             steps.push(StepExplained { vertex: digest, name, failed: fact.failed, reason, compared_with });
         }
         steps
@@ -218,7 +232,7 @@ impl<'a> Explainer<'a> {
         if let Some(reason) = self.same(key, known) {
             return (reason, known.map(|known| (key.clone(), compared(known))));
         }
-        let inputs = fact.vertex.inputs.iter().map(|edge| self.before.get(&edge.vertex).cloned()).collect();
+        let inputs = fact.inputs.iter().map(|input| self.before.get(input).cloned()).collect();
         let wanted = Wanted { record: &fact.record, inputs, ops: &self.ops };
         match self.memory.nearest(&wanted, &|op| self.parts(op)) {
             Some(known) => (self.difference(fact, known), Some((known.key.clone(), compared(known)))),
@@ -344,8 +358,8 @@ impl<'a> Explainer<'a> {
     }
 
     fn input(&self, fact: &Fact, number: usize, old: &KeyInput, now: &KeyInput) -> Reason {
-        let behind = fact.vertex.inputs.get(number).and_then(|edge| self.by_vertex.get(&edge.vertex));
-        let name = behind.map_or_else(String::new, |f| f.vertex.name.clone());
+        let behind = fact.inputs.get(number).and_then(|input| self.by_vertex.get(input));
+        let name = behind.map_or_else(String::new, |f| f.name.clone());
         match (old, now) {
             (KeyInput::Content(old), KeyInput::Content(now)) => {
                 let lists = self.files(old).zip(self.files(now));

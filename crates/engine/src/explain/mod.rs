@@ -2,15 +2,17 @@
 //!
 //! While a build runs only facts are kept that are at hand anyway: the parts of ops ([`parts`]), and, by a thread behind
 //! the build, which files a content digest stands for ([`files`]). A build with steps that ran is explained when it
-//! ends, and the explanation kept with its record. What must never live here: anything that decides what is cached.
+//! has returned ([`behind`]), and the explanation added to its record. What must never live here: anything that decides what is cached.
 
+mod behind;
 mod compare;
 pub(crate) mod files;
 mod memory;
 pub(crate) mod parts;
 mod travel;
 
-pub(crate) use compare::{arguments, canonical_record, explain};
+pub use behind::Explanations;
+pub(crate) use compare::{Unexplained, arguments, canonical_record};
 pub(crate) use travel::attachments;
 
 use cooper_oci::Digest;

@@ -205,7 +205,7 @@ impl History {
             let changed = Arc::make_mut(&mut record);
             changed.pinned = pinned;
             changed.generation += 1;
-            lists.ended.put(record.clone());
+            lists.ended.put(&record);
             self.tell(HistoryEvent::Completed(record));
         }
         Ok(())
@@ -305,7 +305,7 @@ impl History {
         let changed = Arc::make_mut(&mut record);
         let before = changed.trace.take();
         changed.trace = self.store(media_types::TRACE, &spans);
-        lists.ended.put(record.clone());
+        lists.ended.put(&record);
         let alone = before.filter(|b| !lists.ended.owns(&b.digest));
         if let Some(blob) = alone
             && let Err(error) = self.content.delete(&blob.digest)
@@ -313,6 +313,18 @@ impl History {
             tracing::warn!(%error, digest = %blob.digest, "the first trace of a build cannot be removed");
         }
         self.tell(HistoryEvent::Completed(record));
+    }
+
+    /// Adds to the record of an ended build why its steps ran. Blocks.
+    pub(crate) fn explained(&self, id: &str, explanation: &Explanation) {
+        let json = match serde_json::to_vec(explanation) {
+            Ok(json) => json,
+            Err(error) => return tracing::warn!(%error, "why steps ran cannot be kept"),
+        };
+        let mut lists = self.lists.lock();
+        let Some(mut record) = lists.ended.get(id) else { return };
+        Arc::make_mut(&mut record).explanation = self.store(crate::explain::MEDIA_TYPE, &json);
+        lists.ended.put(&record);
     }
 
     /// Keeps a client's build open for the spans that are still on their way.
@@ -364,7 +376,7 @@ impl History {
         let mut lists = self.lists.lock();
         lists.active.remove(&record.id);
         lists.statistics.count(&record);
-        lists.ended.put(record.clone());
+        lists.ended.put(&record);
         self.tell(HistoryEvent::Completed(record));
         drop(lists);
         self.expire();
@@ -408,13 +420,9 @@ impl Recording {
         }
     }
 
-    /// Keeps why steps ran.
-    pub fn explanation(&mut self, explanation: Option<Explanation>) {
-        let Some((record, explanation)) = self.record.as_mut().zip(explanation) else { return };
-        match serde_json::to_vec(&explanation) {
-            Ok(json) => record.explanation = self.history.store(crate::explain::MEDIA_TYPE, &json),
-            Err(error) => tracing::warn!(%error, "why steps ran cannot be kept"),
-        }
+    /// The build's name.
+    pub fn id(&self) -> &str {
+        self.record.as_ref().map_or("", |record| &record.id)
     }
 
     /// Ends the record. The build's log must have ended.

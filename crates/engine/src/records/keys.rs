@@ -10,7 +10,7 @@ use crate::{
     records::meta::{Meta, MetaError, Table},
 };
 use cooper_solver::{Key, KeyRecord, KeyStore};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -24,12 +24,8 @@ type Outputs = Vec<Option<Vec<LayerId>>>;
 pub struct PersistentKeys {
     meta: Arc<Meta>,
     layers: Arc<LayerStore>,
-    aliases: RwLock<HashMap<Key, Vec<Key>>>,
-    results: RwLock<HashMap<Key, Outputs>>,
-    /// Records of this run; the database has them only a moment later.
-    records: RwLock<HashMap<Key, KeptRecord>>,
-    /// Parts of ops on their way to the database; none for those that are there.
-    parts: Mutex<HashMap<cooper_oci::Digest, Option<Parts>>>,
+    /// Held while something is written that depends on what was there.
+    changing: Mutex<()>,
 }
 
 /// The parts of a key with the time when it was first made here.
@@ -69,44 +65,44 @@ pub struct KeyExplained {
     pub results: usize,
 }
 
+impl KeyExplained {
+    fn new(key: String, record: KeyRecord, definitions: &HashMap<String, Vec<String>>, outputs: &Outputs) -> Self {
+        let mut definitions = definitions.get(&key).cloned().unwrap_or_default();
+        definitions.sort();
+        Self { key, record, definitions, results: outputs.iter().flatten().count() }
+    }
+}
+
 /// Most canonical keys that are kept for one definition.
 const MAX_ALIASES: usize = 8;
-/// Ops whose parts are kept in memory, too, because the database may not have them yet.
-const MAX_WAITING: usize = 2048;
 /// Most records that are kept; beyond, those without results make room.
 const MAX_RECORDS: usize = 40_000;
 
 impl PersistentKeys {
-    /// Reads what earlier runs kept.
-    pub fn open(meta: Arc<Meta>, layers: Arc<LayerStore>) -> Result<Self, MetaError> {
-        let parse = |key: String| key.parse().ok().map(Key);
-        let aliases = meta.all(Table::Aliases)?.into_iter().filter_map(|(k, v)| Some((parse(k)?, v))).collect();
-        let results = meta.all(Table::Results)?.into_iter().filter_map(|(k, v)| Some((parse(k)?, v))).collect();
-        Ok(Self {
-            meta,
-            layers,
-            aliases: RwLock::new(aliases),
-            results: RwLock::new(results),
-            records: RwLock::default(),
-            parts: Mutex::default(),
-        })
+    /// The memory that earlier runs have left, too.
+    pub fn new(meta: Arc<Meta>, layers: Arc<LayerStore>) -> Self {
+        Self { meta, layers, changing: Mutex::default() }
     }
 
-    /// Forgets every result that a removed layer was part of, and notes who removed it.
+    /// Forgets every result that a removed layer was part of, and notes who removed it. Blocks.
     pub fn forget_layers(&self, removed: &HashSet<LayerId>, by: &str) {
         let at = millis(SystemTime::now());
-        let mut results = self.results.write();
-        results.retain(|key, outputs| {
-            let keep = !outputs.iter().flatten().flatten().any(|id| removed.contains(id));
-            if !keep {
-                self.meta.delete(Table::Results, key.0.as_str());
-                let mut known = self.evictions(key);
-                known.insert(0, Eviction { at, by: by.to_owned() });
-                known.truncate(MAX_EVICTIONS);
-                self.meta.put(Table::Evictions, key.0.as_str(), &known);
+        let results = self.meta.all::<Outputs>(Table::Results);
+        let results =
+            results.inspect_err(|error| tracing::warn!(%error, "results of removed layers are not forgotten"));
+        let lost = |outputs: &Outputs| outputs.iter().flatten().flatten().any(|id| removed.contains(id));
+        for (key, _) in results.unwrap_or_default().into_iter().filter(|(_, outputs)| lost(outputs)) {
+            let _held = self.changing.lock();
+            let now: Option<Outputs> = self.meta.get(Table::Results, &key).ok().flatten();
+            if !now.as_ref().is_some_and(lost) {
+                continue;
             }
-            keep
-        });
+            self.meta.delete(Table::Results, &key);
+            let mut known: Vec<Eviction> = self.meta.get(Table::Evictions, &key).ok().flatten().unwrap_or_default();
+            known.insert(0, Eviction { at, by: by.to_owned() });
+            known.truncate(MAX_EVICTIONS);
+            self.meta.put(Table::Evictions, &key, &known);
+        }
     }
 
     /// When the results of a key were removed, the latest removal first.
@@ -114,90 +110,93 @@ impl PersistentKeys {
         self.meta.get(Table::Evictions, key.0.as_str()).ok().flatten().unwrap_or_default()
     }
 
-    /// Every record, those of this run in their latest state. When there are too many, the oldest without results go.
-    /// Blocks.
+    /// Every record. When there are too many, the oldest without results go. Blocks.
     pub fn all_records(&self) -> Result<HashMap<Key, KeptRecord>, MetaError> {
         let stored = self.meta.all::<KeptRecord>(Table::KeyRecords)?;
         let mut all: HashMap<Key, KeptRecord> =
             stored.into_iter().filter_map(|(key, record)| Some((Key(key.parse().ok()?), record))).collect();
-        all.extend(self.records.read().iter().map(|(key, record)| (key.clone(), record.clone())));
         if all.len() > MAX_RECORDS {
-            let results = self.results.read();
-            let mut spare: Vec<(u64, Key)> =
-                all.iter().filter(|(key, _)| !results.contains_key(key)).map(|(k, r)| (r.created, k.clone())).collect();
-            spare.sort();
-            for (_, key) in spare.into_iter().take(all.len() - MAX_RECORDS / 4 * 3) {
-                self.meta.delete(Table::KeyRecords, key.0.as_str());
-                self.meta.delete(Table::Evictions, key.0.as_str());
-                self.records.write().remove(&key);
-                all.remove(&key);
-            }
+            self.shrink(&mut all)?;
         }
         Ok(all)
     }
 
+    /// Forgets the oldest records without results, and what is known of nothing else.
+    fn shrink(&self, all: &mut HashMap<Key, KeptRecord>) -> Result<(), MetaError> {
+        let kept = |key: &Key| self.meta.contains(Table::Results, key.0.as_str()).unwrap_or(true);
+        let mut spare: Vec<(u64, Key)> =
+            all.iter().filter(|(key, _)| !kept(key)).map(|(k, r)| (r.created, k.clone())).collect();
+        spare.sort();
+        for (_, key) in spare.into_iter().take(all.len() - MAX_RECORDS / 4 * 3) {
+            self.meta.delete(Table::KeyRecords, key.0.as_str());
+            self.meta.delete(Table::Evictions, key.0.as_str());
+            all.remove(&key);
+        }
+        for (definition, known) in self.meta.all::<Vec<Key>>(Table::Aliases)? {
+            if !known.iter().any(|key| all.contains_key(key)) {
+                self.meta.delete(Table::Aliases, &definition);
+            }
+        }
+        let ops: HashSet<&str> = all.values().map(|kept| kept.record.op.as_str()).collect();
+        for op in self.meta.keys(Table::OpParts)?.iter().filter(|op| !ops.contains(op.as_str())) {
+            self.meta.delete(Table::OpParts, op);
+        }
+        Ok(())
+    }
+
     /// Keeps the parts of a key that has no results of its own: a source's.
     pub fn keep_record(&self, key: &Key, record: &KeyRecord) {
-        let known = self.kept(key).ok().flatten();
-        if known.is_none() {
+        if !self.meta.contains(Table::KeyRecords, key.0.as_str()).unwrap_or_default() {
             let kept = KeptRecord { record: record.clone(), created: millis(SystemTime::now()) };
             self.meta.put(Table::KeyRecords, key.0.as_str(), &kept);
-            self.records.write().insert(key.clone(), kept);
         }
     }
 
     /// The named parts of an op, when they are known.
     pub fn op_parts(&self, op: &cooper_oci::Digest) -> Option<Parts> {
-        let waiting = self.parts.lock().get(op).cloned().flatten();
-        waiting.or_else(|| self.meta.get(Table::OpParts, op.as_str()).ok().flatten())
-    }
-
-    /// Gives back the memory of parts that the database has by now.
-    pub fn settle_op_parts(&self) {
-        self.parts.lock().values_mut().for_each(|parts| *parts = None);
+        self.meta.get(Table::OpParts, op.as_str()).ok().flatten()
     }
 
     /// Keeps the named parts of an op, unless they are known.
     pub fn keep_op_parts(&self, op: &cooper_oci::Digest, parts: impl FnOnce() -> Parts) {
-        let mut known = self.parts.lock();
-        if known.contains_key(op) {
-            return;
+        if !self.meta.contains(Table::OpParts, op.as_str()).unwrap_or_default() {
+            self.meta.put(Table::OpParts, op.as_str(), &parts());
         }
-        if known.len() >= MAX_WAITING {
-            // The database has them by now.
-            known.clear();
-        }
-        let there = self.meta.get::<Parts>(Table::OpParts, op.as_str()).ok().flatten().is_some();
-        let made = (!there).then(parts);
-        if let Some(made) = &made {
-            self.meta.put(Table::OpParts, op.as_str(), made);
-        }
-        known.insert(op.clone(), made);
     }
 
-    /// Everything that is known about keys with results, in the order of the keys.
+    /// Everything that is known about keys with results, in the order of the keys. Blocks.
     pub fn explain_all(&self) -> Result<Vec<KeyExplained>, MetaError> {
-        let mut keys: Vec<Key> = self.results.read().keys().cloned().collect();
-        keys.sort_by(|a, b| a.0.cmp(&b.0));
-        keys.into_iter().filter_map(|key| self.explain(&key).transpose()).collect()
+        let definitions = self.definitions()?;
+        let mut results = self.meta.all::<Outputs>(Table::Results)?;
+        results.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let explained = |(key, outputs): (String, Outputs)| {
+            let record = self.meta.get(Table::KeyRecords, &key)?;
+            Ok(record.map(|record| KeyExplained::new(key, record, &definitions, &outputs)))
+        };
+        results.into_iter().filter_map(|result| explained(result).transpose()).collect()
     }
 
-    /// What is known about one key; `None` when nothing is.
+    /// What is known about one key; `None` when nothing is. Blocks.
     pub fn explain(&self, key: &Key) -> Result<Option<KeyExplained>, MetaError> {
-        let Some(record) = self.meta.get(Table::KeyRecords, key.0.as_str())? else { return Ok(None) };
-        let results = self.results.read().get(key).map_or(0, |outputs| outputs.iter().flatten().count());
-        let aliases = self.aliases.read();
-        let definitions = aliases.iter().filter(|(_, known)| known.contains(key)).map(|(d, _)| d.0.to_string());
-        let mut definitions: Vec<String> = definitions.filter(|d| *d != key.0.as_str()).collect();
-        definitions.sort();
-        Ok(Some(KeyExplained { key: key.0.to_string(), record, definitions, results }))
+        let key = key.0.as_str();
+        let Some(record) = self.meta.get(Table::KeyRecords, key)? else { return Ok(None) };
+        let outputs: Outputs = self.meta.get(Table::Results, key)?.unwrap_or_default();
+        Ok(Some(KeyExplained::new(key.to_owned(), record, &self.definitions()?, &outputs)))
+    }
+
+    /// The definitions that lead to canonical keys.
+    fn definitions(&self) -> Result<HashMap<String, Vec<String>>, MetaError> {
+        let mut definitions: HashMap<String, Vec<String>> = HashMap::new();
+        for (definition, known) in self.meta.all::<Vec<String>>(Table::Aliases)? {
+            for key in known.into_iter().filter(|key| *key != definition) {
+                definitions.entry(key).or_default().push(definition.clone());
+            }
+        }
+        Ok(definitions)
     }
 
     /// The parts that a key was made of.
     fn kept(&self, key: &Key) -> Result<Option<KeptRecord>, MetaError> {
-        if let Some(record) = self.records.read().get(key) {
-            return Ok(Some(record.clone()));
-        }
         self.meta.get(Table::KeyRecords, key.0.as_str())
     }
 
@@ -209,24 +208,23 @@ impl PersistentKeys {
 
 impl KeyStore<Build> for PersistentKeys {
     fn aliases(&self, definition: &Key) -> Vec<Key> {
-        self.aliases.read().get(definition).cloned().unwrap_or_default()
+        self.meta.get(Table::Aliases, definition.0.as_str()).ok().flatten().unwrap_or_default()
     }
 
     fn add_alias(&self, definition: &Key, canonical: &Key) {
-        let mut aliases = self.aliases.write();
-        let known = aliases.entry(definition.clone()).or_default();
+        let _held = self.changing.lock();
+        let mut known = self.aliases(definition);
         if known.first() == Some(canonical) {
             return;
         }
         known.retain(|k| k != canonical);
         known.insert(0, canonical.clone());
         known.truncate(MAX_ALIASES);
-        self.meta.put(Table::Aliases, definition.0.as_str(), known);
+        self.meta.put(Table::Aliases, definition.0.as_str(), &known);
     }
 
     fn load(&self, key: &Key, needed: &[usize]) -> Option<Vec<Option<Tree>>> {
-        let results = self.results.read();
-        let outputs = results.get(key)?;
+        let outputs: Outputs = self.meta.get(Table::Results, key.0.as_str()).ok().flatten()?;
         let trees: Vec<Option<Tree>> = outputs.iter().map(|o| self.tree(o.as_ref()?)).collect();
         if !needed.iter().all(|&i| trees.get(i).is_some_and(Option::is_some)) {
             return None;
@@ -248,6 +246,7 @@ impl KeyStore<Build> for PersistentKeys {
         if !stored.iter().flatten().flatten().all(known) {
             return;
         }
+        let _held = self.changing.lock();
         let known = self.kept(key).ok().flatten();
         let created = known.as_ref().map_or_else(|| millis(SystemTime::now()), |known| known.created);
         // What the key is made of says more than the definition that led to it by an alias.
@@ -258,7 +257,5 @@ impl KeyStore<Build> for PersistentKeys {
         let kept = KeptRecord { record, created };
         self.meta.put(Table::Results, key.0.as_str(), &stored);
         self.meta.put(Table::KeyRecords, key.0.as_str(), &kept);
-        self.records.write().insert(key.clone(), kept);
-        self.results.write().insert(key.clone(), stored);
     }
 }

@@ -1,22 +1,28 @@
 //! The database of one root directory: records by table, written behind the build path.
 //!
-//! Everything is read into memory when the root is opened; writes are batched on a thread of their own and not
-//! flushed to disk within a build. After a crash the database opens as of some earlier batch, and whatever it does not
-//! name (snapshots, blobs) is removed by the engine.
+//! Writes are gathered in memory, where reads see them, and written in batches by a thread of their own; builds wait
+//! neither for the file nor for the disk. After a crash the database opens as of some earlier batch, and whatever it
+//! does not name (snapshots, blobs) is removed by the engine.
 
+use parking_lot::{Condvar, Mutex};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Version of the layout below a root directory.
 const FORMAT: &str = "1";
-/// How long after the last write of a burst the batch is made durable.
+/// How long writes are gathered before they go to the file together.
+const GATHER: Duration = Duration::from_millis(50);
+/// What is written becomes durable when nothing was written for so long,
 const SETTLE: Duration = Duration::from_secs(2);
+/// and at the latest after so long.
+const UNSETTLED: Duration = Duration::from_secs(30);
 /// Bytes of the file that are kept in memory. Nearly everything is read once, at the start.
 const CACHE: usize = 1 << 20;
 
@@ -101,17 +107,54 @@ pub enum MetaError {
     },
 }
 
-enum Write {
-    Put(Table, String, Vec<u8>),
-    Delete(Table, String),
-    Flush(mpsc::SyncSender<()>),
+/// The latest change of every record that was changed.
+#[derive(Default)]
+struct Batch([HashMap<String, Change>; Table::ALL.len()]);
+
+/// The new value, or `None`: the record is gone.
+type Change = Option<Arc<[u8]>>;
+
+impl Batch {
+    fn of(&self, table: Table) -> &HashMap<String, Change> {
+        &self.0[table as usize]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(HashMap::is_empty)
+    }
+}
+
+/// What is on its way to the file.
+#[derive(Default)]
+struct Queue {
+    /// Changed since the last batch.
+    gathered: Batch,
+    /// The batch that is being written.
+    writing: Arc<Batch>,
+    /// Callers who wait until everything is durable, and how many of them do not any more.
+    flushes: u64,
+    flushed: u64,
+    closed: bool,
+}
+
+impl Queue {
+    fn urgent(&self) -> bool {
+        self.closed || self.flushes > self.flushed
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    settled: Condvar,
 }
 
 /// The open database.
 pub struct Meta {
     path: PathBuf,
-    db: std::sync::Arc<Database>,
-    writes: Option<mpsc::Sender<Write>>,
+    db: Arc<Database>,
+    shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -142,71 +185,118 @@ impl Meta {
         if found != FORMAT {
             return Err(MetaError::Format { path: path.to_owned(), found });
         }
-        let db = std::sync::Arc::new(db);
-        let (writes, queue) = mpsc::channel();
+        let (db, shared) = (Arc::new(db), Arc::<Shared>::default());
         let writer = {
-            let db = db.clone();
-            std::thread::Builder::new().name("meta-writer".into()).spawn(move || write_behind(&db, &queue)).ok()
+            let (db, shared) = (db.clone(), shared.clone());
+            std::thread::Builder::new().name("meta-writer".into()).spawn(move || write_behind(&db, &shared))
         };
-        Ok(Self { path: path.to_owned(), db, writes: Some(writes), writer })
+        let writer = Some(writer.map_err(|e| fail("start the writer of")(redb::Error::Io(e)))?);
+        Ok(Self { path: path.to_owned(), db, shared, writer })
     }
 
-    /// Every record of a table.
+    /// Every record of a table, in no order.
     pub fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, MetaError> {
+        // Looked at before the file, to which it may go meanwhile.
+        let mut changes = HashMap::new();
+        {
+            let queue = self.shared.queue.lock();
+            for batch in [&*queue.writing, &queue.gathered] {
+                changes.extend(batch.of(table).iter().map(|(key, change)| (key.clone(), change.clone())));
+            }
+        }
         // Decoded row by row: all rows at once would be a second copy of the table.
-        let read = || -> Result<Result<Vec<(String, T)>, MetaError>, redb::Error> {
+        let mut records = Vec::new();
+        let mut read = || -> Result<Result<(), MetaError>, redb::Error> {
             let txn = self.db.begin_read()?;
             let rows = txn.open_table(table.definition())?;
-            let mut records = Vec::new();
             for row in rows.iter()? {
                 let (key, value) = row?;
-                let key = key.value().to_owned();
-                match serde_json::from_slice(value.value()) {
-                    Ok(record) => records.push((key, record)),
-                    Err(source) => return Ok(Err(MetaError::Record { path: self.path.clone(), table, key, source })),
+                if changes.contains_key(key.value()) {
+                    continue;
+                }
+                match self.decode(table, key.value(), value.value()) {
+                    Ok(record) => records.push((key.value().to_owned(), record)),
+                    Err(error) => return Ok(Err(error)),
                 }
             }
-            Ok(Ok(records))
+            Ok(Ok(()))
         };
-        read().map_err(|source| self.fail("read", source))?
+        read().map_err(|source| self.fail("read", source))??;
+        for (key, value) in changes {
+            if let Some(value) = value {
+                let record = self.decode(table, &key, &value)?;
+                records.push((key, record));
+            }
+        }
+        Ok(records)
     }
 
-    /// One record, as of the last batch that was written.
+    /// The keys of a table, in no order.
+    pub fn keys(&self, table: Table) -> Result<Vec<String>, MetaError> {
+        Ok(self.all::<serde::de::IgnoredAny>(table)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// One record.
     pub fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, MetaError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+        self.value(table, key, |value| self.decode(table, key, value))?.transpose()
+    }
+
+    /// Whether there is such a record.
+    pub fn contains(&self, table: Table, key: &str) -> Result<bool, MetaError> {
+        Ok(self.value(table, key, |_| ())?.is_some())
+    }
+
+    fn value<T>(&self, table: Table, key: &str, take: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, MetaError> {
+        let change = {
+            let queue = self.shared.queue.lock();
+            let change = queue.gathered.of(table).get(key).or_else(|| queue.writing.of(table).get(key));
+            change.cloned()
+        };
+        if let Some(change) = change {
+            return Ok(change.map(|value| take(&value)));
+        }
+        let read = || -> Result<Option<T>, redb::Error> {
             let txn = self.db.begin_read()?;
             let table = txn.open_table(table.definition())?;
-            Ok(table.get(key)?.map(|v| v.value().to_vec()))
+            Ok(table.get(key)?.map(|value| take(value.value())))
         };
-        let Some(value) = read().map_err(|source| self.fail("read", source))? else { return Ok(None) };
-        let record = serde_json::from_slice(&value);
-        record.map(Some).map_err(|source| MetaError::Record { path: self.path.clone(), table, key: key.into(), source })
+        read().map_err(|source| self.fail("read", source))
     }
 
-    /// Writes a record, soon.
+    fn decode<T: DeserializeOwned>(&self, table: Table, key: &str, value: &[u8]) -> Result<T, MetaError> {
+        serde_json::from_slice(value).map_err(|source| MetaError::Record {
+            path: self.path.clone(),
+            table,
+            key: key.into(),
+            source,
+        })
+    }
+
+    /// Writes a record. Reads see it at once.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, record: &T) {
         match serde_json::to_vec(record) {
-            Ok(value) => self.send(Write::Put(table, key.to_owned(), value)),
+            Ok(value) => self.change(table, key, Some(value.into())),
             Err(error) => tracing::error!(%error, ?table, key, "a record cannot be encoded and is not kept"),
         }
     }
 
-    /// Deletes a record, soon.
+    /// Deletes a record. Reads see it at once.
     pub fn delete(&self, table: Table, key: &str) {
-        self.send(Write::Delete(table, key.to_owned()));
+        self.change(table, key, None);
+    }
+
+    fn change(&self, table: Table, key: &str, change: Change) {
+        self.shared.queue.lock().gathered.0[table as usize].insert(key.to_owned(), change);
+        self.shared.changed.notify_one();
     }
 
     /// Waits until everything written so far is on disk. Blocks.
     pub fn flush(&self) {
-        let (done, wait) = mpsc::sync_channel(1);
-        self.send(Write::Flush(done));
-        wait.recv().ok();
-    }
-
-    fn send(&self, write: Write) {
-        if let Some(writes) = &self.writes {
-            writes.send(write).ok(); // fails only when the writer thread has died, which it has logged
-        }
+        let mut queue = self.shared.queue.lock();
+        queue.flushes += 1;
+        let ours = queue.flushes;
+        self.shared.changed.notify_one();
+        self.shared.settled.wait_while(&mut queue, |queue| queue.flushed < ours);
     }
 
     fn fail(&self, action: &'static str, source: redb::Error) -> MetaError {
@@ -216,65 +306,63 @@ impl Meta {
 
 impl Drop for Meta {
     fn drop(&mut self) {
-        self.writes = None;
+        self.shared.queue.lock().closed = true;
+        self.shared.changed.notify_one();
         if let Some(writer) = self.writer.take() {
             writer.join().ok();
         }
     }
 }
 
-/// Takes what has queued up, writes it as one transaction, and makes it durable when the burst is over.
-fn write_behind(db: &Database, queue: &mpsc::Receiver<Write>) {
-    let mut unsettled = false;
+/// Writes what was gathered, a transaction a batch, and makes it durable when the burst is over.
+fn write_behind(db: &Database, shared: &Shared) {
+    let mut unsettled: Option<Instant> = None;
+    let mut queue = shared.queue.lock();
     loop {
-        let first = if unsettled {
-            match queue.recv_timeout(SETTLE) {
-                Ok(write) => Some(write),
-                Err(mpsc::RecvTimeoutError::Timeout) => None,
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            }
-        } else {
-            match queue.recv() {
-                Ok(write) => Some(write),
-                Err(mpsc::RecvError) => return,
-            }
-        };
-        let Some(first) = first else {
-            settle(db);
-            unsettled = false;
-            continue;
-        };
-        let mut waiting = Vec::new();
-        let batch = std::iter::once(first).chain(queue.try_iter());
-        if let Err(error) = write_batch(db, batch, &mut waiting) {
-            tracing::error!(%error, "records of finished work cannot be written; it is forgotten at the next start");
+        // Something to do, then a moment for what comes with it.
+        let quiet = |queue: &mut Queue| queue.gathered.is_empty() && !queue.urgent();
+        match unsettled {
+            None => shared.changed.wait_while(&mut queue, quiet),
+            Some(_) => drop(shared.changed.wait_while_for(&mut queue, quiet, SETTLE)),
         }
-        unsettled = true;
-        if !waiting.is_empty() {
-            settle(db);
-            unsettled = false;
-            waiting.into_iter().for_each(|done: mpsc::SyncSender<()>| done.send(()).unwrap_or_default());
+        let burst = !queue.gathered.is_empty();
+        if burst {
+            shared.changed.wait_while_for(&mut queue, |queue| !queue.urgent(), GATHER);
+        }
+        let (flushes, closed) = (queue.flushes, queue.closed);
+        let settle_now = !burst || queue.urgent() || unsettled.is_some_and(|since| since.elapsed() >= UNSETTLED);
+        let batch = Arc::new(std::mem::take(&mut queue.gathered));
+        queue.writing = batch.clone();
+        parking_lot::MutexGuard::unlocked(&mut queue, || {
+            if burst && let Err(error) = write_batch(db, &batch) {
+                tracing::error!(%error, "records of finished work cannot be written; it is forgotten at the next start");
+            }
+            if settle_now {
+                settle(db);
+            }
+        });
+        queue.writing = Arc::default();
+        unsettled = if settle_now { None } else { unsettled.or_else(|| Some(Instant::now())) };
+        if settle_now {
+            queue.flushed = flushes;
+            shared.settled.notify_all();
+        }
+        if closed && queue.gathered.is_empty() {
+            return;
         }
     }
-    settle(db);
 }
 
-fn write_batch(
-    db: &Database,
-    batch: impl Iterator<Item = Write>,
-    waiting: &mut Vec<mpsc::SyncSender<()>>,
-) -> Result<(), redb::Error> {
+fn write_batch(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::None)?;
-    for write in batch {
-        match write {
-            Write::Put(table, key, value) => {
-                txn.open_table(table.definition())?.insert(key.as_str(), value.as_slice())?;
+    for table in Table::ALL.iter().filter(|table| !batch.of(**table).is_empty()) {
+        let mut rows = txn.open_table(table.definition())?;
+        for (key, change) in batch.of(*table) {
+            match change {
+                Some(value) => drop(rows.insert(key.as_str(), &**value)?),
+                None => drop(rows.remove(key.as_str())?),
             }
-            Write::Delete(table, key) => {
-                txn.open_table(table.definition())?.remove(key.as_str())?;
-            }
-            Write::Flush(done) => waiting.push(done),
         }
     }
     txn.commit()?;
@@ -305,7 +393,17 @@ mod tests {
         meta.put(Table::Images, "a", &1);
         meta.put(Table::Images, "b", &2);
         meta.delete(Table::Images, "a");
-        meta.flush();
+        // Seen before it is written, and after.
+        for flush in [false, true] {
+            if flush {
+                meta.flush();
+            }
+            assert_eq!(meta.get::<u32>(Table::Images, "a").unwrap(), None);
+            assert_eq!(meta.all::<u32>(Table::Images).unwrap(), [("b".to_owned(), 2)]);
+        }
+        meta.put(Table::Images, "b", &3);
+        assert_eq!(meta.all::<u32>(Table::Images).unwrap(), [("b".to_owned(), 3)]);
+        meta.put(Table::Images, "b", &2);
         assert_eq!(meta.get::<u32>(Table::Images, "b").unwrap(), Some(2));
         drop(meta);
         let meta = Meta::open(&path).unwrap();
@@ -317,7 +415,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("meta.redb");
         let meta = Meta::open(&path).unwrap();
-        meta.send(Write::Put(Table::Settings, "format".into(), b"99".to_vec()));
+        meta.change(Table::Settings, "format", Some(b"99".as_slice().into()));
         drop(meta);
         let error = Meta::open(&path).err().unwrap().to_string();
         assert!(error.contains("layout 99"), "{error}");
