@@ -2,7 +2,7 @@
 
 use crate::{
     git::{GitBundle, GitRequest, ModificationTime},
-    http::HttpRequest,
+    http::{HttpRequest, HttpSignature},
     image::{ImageRequest, ResolveMode},
 };
 use cooper_llb::{
@@ -106,6 +106,17 @@ impl GitRequest {
                         _ => return Err(invalid(name, value, "expected checkout or commit")),
                     }
                 }
+                // Any of them asks for a check, which nothing passes without keys.
+                attrs::GIT_SIG_PUBKEY => request.signature.get_or_insert_default().keys.clone_from(value),
+                attrs::GIT_SIG_REJECT_EXPIRED => {
+                    request.signature.get_or_insert_default().reject_expired = value == "true"
+                }
+                attrs::GIT_SIG_REQUIRE_SIGNED_TAG => {
+                    request.signature.get_or_insert_default().require_tag = value == "true"
+                }
+                attrs::GIT_SIG_IGNORE_SIGNED_TAG => {
+                    request.signature.get_or_insert_default().ignore_tag = value == "true"
+                }
                 other if other.starts_with("git.") && !value.is_empty() && value != "false" => {
                     return Err(AttributeError::Unsupported { name: name.clone() });
                 }
@@ -162,11 +173,13 @@ impl HttpRequest {
                 attrs::HTTP_UID => request.uid = number(name, value)?,
                 attrs::HTTP_GID => request.gid = number(name, value)?,
                 attrs::HTTP_AUTH_HEADER_SECRET => request.auth_header_secret = text(),
+                attrs::HTTP_SIG_PUBKEY => request.signature.get_or_insert_default().keys.clone_from(value),
+                attrs::HTTP_SIG_SIGNATURE => request.signature.get_or_insert_default().signature.clone_from(value),
                 other => match other.strip_prefix(attrs::HTTP_HEADER_PREFIX) {
                     Some(header) => {
                         request.headers.insert(header.to_ascii_lowercase(), value.clone());
                     }
-                    // A signature that is not checked would be worse than none.
+                    // A wish that is ignored would be worse than none.
                     None if other.starts_with("http.") => {
                         return Err(AttributeError::Unsupported { name: name.clone() });
                     }
@@ -174,7 +187,13 @@ impl HttpRequest {
                 },
             }
         }
-        Ok(request)
+        match &request.signature {
+            Some(HttpSignature { keys, signature }) if keys.is_empty() != signature.is_empty() => {
+                let reason = "http signature verification requires both pubkey and signature";
+                Err(AttributeError::Conflict(reason.to_owned()))
+            }
+            _ => Ok(request),
+        }
     }
 }
 
@@ -212,6 +231,7 @@ impl ImageRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::GitSignature;
 
     fn attributes(pairs: &[(&str, &str)]) -> Attributes {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -231,10 +251,16 @@ mod tests {
         );
         assert_eq!(request.ssh_agent.as_deref(), Some("default"));
         assert_eq!(of("git://github.com/a/b", &[]).unwrap().remote, "https://github.com/a/b");
-        assert!(of("git://github.com/a/b", &[("git.sig.ignoresignedtag", "false")]).is_ok());
+        let signature =
+            of("git://h/x", &[("git.sig.pubkey", "k"), ("git.sig.requiresignedtag", "true")]).unwrap().signature;
+        let expected = GitSignature { keys: "k".to_owned(), require_tag: true, ..GitSignature::default() };
+        assert_eq!(signature, Some(expected));
+        // Whoever asks for a check without saying by which keys gets one that fails.
+        let signature = of("git://h/x", &[("git.sig.ignoresignedtag", "false")]).unwrap().signature;
+        assert_eq!(signature, Some(GitSignature::default()));
         for (identifier, pairs) in [
             ("https://h/x", &[][..]),
-            ("git://h/x", &[("git.sig.pubkey", "key")]),
+            ("git://h/x", &[("git.unknown", "x")]),
             ("git://h/x", &[("git.bundle", "docker-image+blob://x")]),
             ("git://h/x", &[("git.mtime", "never")]),
             ("git://h/x", &[("git.bundle", "oci-layout+blob://x@sha256:0")]),
@@ -254,6 +280,8 @@ mod tests {
         assert_eq!((request.mode, request.uid, request.headers["accept"].as_str()), (Some(0o755), 7, "a"));
         assert_eq!(of(&[("http.perm", "384")]).unwrap().mode, Some(0o600));
         assert_eq!(of(&[("http.perm", "0")]).unwrap().mode, None);
+        let signature = of(&[("http.sig.pubkey", "k"), ("http.sig.signature", "s")]).unwrap().signature.unwrap();
+        assert_eq!((signature.keys.as_str(), signature.signature.as_str()), ("k", "s"));
         for pairs in [("http.uid", "x"), ("http.checksum", "md5:0"), ("http.sig.pubkey", "k"), ("http.gid", "-1")] {
             assert!(of(&[pairs]).is_err(), "{pairs:?}");
         }

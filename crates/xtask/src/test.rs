@@ -10,6 +10,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("docker-registry", "docker-registry"),
     ("git", "git"),
+    ("gpg", "gnupg"),
     ("htpasswd", "apache2-utils"),
     ("npm", "npm"),
     ("openssl", "openssl"),

@@ -40,7 +40,11 @@ impl GitOp {
         if let Some(known) = self.resolved.lock().clone() {
             return Ok(known);
         }
-        let commit = self.worker.resolve_git(&self.request, &cx.jobs(), &|event| cx.emit(event)).await?;
+        let (jobs, tell) = (cx.jobs(), |event| cx.emit(event));
+        let commit = self.worker.resolve_git(&self.request, &jobs, &tell).await?;
+        if self.request.signature.is_some() {
+            self.worker.git_objects(&self.request, &commit, &jobs, &tell).await?;
+        }
         *self.resolved.lock() = Some(commit.clone());
         Ok(commit)
     }
@@ -132,7 +136,8 @@ impl Worker {
         Ok(commit)
     }
 
-    /// The raw objects behind a resolved reference.
+    /// The raw objects behind a resolved reference. Whoever gets them may rely on the signature that the request
+    /// wants.
     pub async fn git_objects(
         &self,
         request: &GitRequest,
@@ -142,7 +147,11 @@ impl Worker {
     ) -> Result<GitObjects, StepError> {
         self.import_bundle(request, commit, jobs, tell).await?;
         let access = ClientAccess::new(self, jobs, tell);
-        self.git.objects(request, commit, &access).await.map_err(StepError::while_doing(""))
+        let objects = self.git.objects(request, commit, &access).await.map_err(StepError::while_doing(""))?;
+        if let Some(wanted) = &request.signature {
+            objects.verify(commit, wanted).map_err(StepError::while_doing(""))?;
+        }
+        Ok(objects)
     }
 
     /// Takes the commits of the request's bundle, if it has one.

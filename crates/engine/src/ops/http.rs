@@ -45,7 +45,9 @@ impl HttpOp {
         if let Some(known) = self.resolved.lock().clone() {
             return Ok(known);
         }
-        let file = self.worker.resolve_http(&self.request, &cx.jobs(), &|event| cx.emit(event)).await?;
+        let (jobs, tell) = (cx.jobs(), |event| cx.emit(event));
+        let file = self.worker.resolve_http(&self.request, &jobs, &tell).await?;
+        let file = self.worker.check_http_signature(&self.request, file, &jobs, &tell).await?;
         *self.resolved.lock() = Some(file.clone());
         Ok(file)
     }
@@ -143,6 +145,21 @@ impl Worker {
         let pinned = HttpRequest { checksum: Some(file.digest.clone()), ..request.clone() };
         let fetched = self.http.fetch(&pinned, &access, |now, total| bar.advance(now, total)).await;
         fetched.map_err(StepError::while_doing(""))
+    }
+
+    /// Checks the signature that the request wants, for which the content is needed here.
+    pub async fn check_http_signature(
+        &self,
+        request: &HttpRequest,
+        file: HttpFile,
+        jobs: &[Arc<BuildJob>],
+        tell: Tell<'_>,
+    ) -> Result<HttpFile, StepError> {
+        let Some(signature) = request.signature.clone() else { return Ok(file) };
+        let file = self.fetch_http(request, file, jobs, tell).await?;
+        let store = self.layers.content.clone();
+        let check = move || file.verify(&store, &signature).map(|()| file).map_err(StepError::while_doing(""));
+        tokio::task::spawn_blocking(check).await.map_err(StepError::while_doing("cannot check a signature"))?
     }
 
     /// A tree of a single file whose content is here.

@@ -92,10 +92,12 @@ impl Bridge {
                 commit_checksum: commit.commit.clone().unwrap_or_default(),
                 ..Default::default()
             };
-            if objects {
-                let objects = self.worker().git_objects(&request, &commit, &jobs, &tell).await?;
-                answer.commit_object = objects.commit;
-                answer.tag_object = objects.tag.unwrap_or_default();
+            if objects || request.signature.is_some() {
+                let found = self.worker().git_objects(&request, &commit, &jobs, &tell).await?;
+                if objects {
+                    answer.commit_object = found.commit;
+                    answer.tag_object = found.tag.unwrap_or_default();
+                }
             }
             Ok::<_, StepError>(answer)
         })
@@ -115,6 +117,7 @@ impl Bridge {
             let tell = |event: Event| self.status().event(step.vertex(), event);
             let worker = self.worker();
             let mut file = Box::pin(worker.resolve_http(&request, &jobs, &tell)).await?;
+            file = worker.check_http_signature(&request, file, &jobs, &tell).await?;
             let mut answer = ResolveSourceHttpResponse::default();
             if let Some((algorithm, suffix)) = checksum {
                 file = worker.fetch_http(&request, file, &jobs, &tell).await?;

@@ -99,6 +99,21 @@ pub enum GitError {
         #[source]
         source: SecretError,
     },
+    /// The signature that was asked for is missing, or does not count.
+    #[error(transparent)]
+    Signature(#[from] cooper_signature::SignatureError),
+    /// A tag or commit that was to be checked cannot be.
+    #[error("{what}")]
+    SignedObject {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: cooper_signature::SignatureError,
+    },
+    /// A signed tag was asked for.
+    #[error("signed tag required but no signed tag found")]
+    NoSignedTag,
     /// The file system failed.
     #[error("cannot {action} {}", path.display())]
     Io {

@@ -10,6 +10,7 @@ mod command;
 mod error;
 mod fetch;
 mod resolve;
+mod signed;
 #[cfg(test)]
 mod tests;
 
@@ -17,3 +18,4 @@ pub use bundle::GitBundle;
 pub use command::{GitAccess, NoAccess, SshSocket};
 pub use error::GitError;
 pub use resolve::{GitCommit, GitObjects, GitRequest, GitSource, ModificationTime};
+pub use signed::GitSignature;

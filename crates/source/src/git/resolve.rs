@@ -1,7 +1,7 @@
 //! From a reference to a commit.
 
 use super::{
-    GitAccess, GitBundle, GitError,
+    GitAccess, GitBundle, GitError, GitSignature,
     command::{Git, Place, redacted, temporary_file},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -57,6 +57,8 @@ pub struct GitRequest {
     pub bundle: Option<GitBundle>,
     /// Whether the checkout is a bundle, a single file of that name.
     pub checkout_bundle: bool,
+    /// What must be signed, and by whom. The caller sees to it, see [`GitObjects::verify`].
+    pub signature: Option<GitSignature>,
 }
 
 impl GitRequest {
@@ -82,6 +84,8 @@ pub struct GitCommit {
 pub struct GitObjects {
     /// The commit object.
     pub commit: Vec<u8>,
+    /// The hash of the commit.
+    pub commit_hash: String,
     /// The tag object of an annotated tag.
     pub tag: Option<Vec<u8>>,
 }
@@ -163,8 +167,12 @@ impl GitSource {
             "tag" => Some(git.run("failed to read", place, ["cat-file", "tag", &commit.checksum]).await?),
             _ => None,
         };
+        let commit_hash = match &tag {
+            Some(_) => git.line("failed to rev-parse a commit of", place, ["rev-parse", &peeled]).await?,
+            None => commit.checksum.clone(),
+        };
         let commit = git.run("failed to read", place, ["cat-file", "commit", &peeled]).await?;
-        Ok(GitObjects { commit, tag })
+        Ok(GitObjects { commit, commit_hash, tag })
     }
 
     /// The git program with the request's credentials.

@@ -344,3 +344,42 @@ async fn bundles_are_written_and_read() {
     let error = b.source.import_bundle(&absent, &commit, &file, &NoAccess).await.unwrap_err().to_string();
     assert!(error.contains("not found in bundle docker-image+blob://x"), "{error}");
 }
+
+#[tokio::test]
+async fn signatures_of_tags_and_commits() {
+    let b = Bench::new();
+    let key = |name: &str| {
+        let path = b.dir.path().join(name);
+        let keygen = Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&path).status();
+        assert!(keygen.unwrap().success());
+        (format!("user.signingKey={}", path.display()), fs::read_to_string(path.with_extension("pub")).unwrap())
+    };
+    let ((author, by_author), (releaser, by_releaser)) = (key("author"), key("releaser"));
+    let sign = |key: &str, args: &[&str]| git(&b.remote(), &[&["-c", "gpg.format=ssh", "-c", key], args].concat());
+    sign(&author, &["commit", "--quiet", "--allow-empty", "-S", "-m", "signed"]);
+    sign(&releaser, &["tag", "-s", "-m", "release", "v2"]);
+    git(&b.remote(), &["tag", "-a", "-m", "not signed", "v3"]);
+    let check = async |reference: &str, keys: &str, require_tag: bool, ignore_tag: bool| {
+        let request = b.request(reference);
+        let commit = b.source.resolve(&request, &NoAccess).await.unwrap();
+        let objects = b.source.objects(&request, &commit, &NoAccess).await.unwrap();
+        let wanted = GitSignature { keys: keys.to_owned(), require_tag, ignore_tag, ..GitSignature::default() };
+        objects.verify(&commit, &wanted).map_or_else(|e| e.to_string(), |()| "good".to_owned())
+    };
+    let mismatch = "failed to verify ssh signature: public key does not match";
+    for (reference, keys, require, ignore, expected) in [
+        ("main", &by_author, false, false, "good"),
+        ("main", &by_releaser, false, false, mismatch),
+        ("main", &by_author, true, false, "signed tag required but no signed tag found"),
+        ("v2", &by_releaser, true, false, "good"),
+        ("v2", &by_releaser, false, true, mismatch),
+        ("v2", &by_author, false, false, "good"),
+        ("v2", &by_author, true, false, mismatch),
+        ("v3", &by_author, true, false, "git object is not signed"),
+        ("v3", &by_author, false, false, "good"),
+        ("light", &by_author, false, false, "git object is not signed"),
+        ("main", &String::new(), false, false, "failed to parse ssh public key: no key found"),
+    ] {
+        assert_eq!(check(reference, keys, require, ignore).await, expected, "{reference} {require} {ignore}");
+    }
+}

@@ -62,6 +62,9 @@ pub enum HttpError {
         /// The secret's id.
         id: String,
     },
+    /// The signature that was asked for does not count.
+    #[error("failed to verify pgp signature")]
+    Signature(#[source] cooper_signature::SignatureError),
     /// The content store failed.
     #[error(transparent)]
     Content(#[from] ContentError),

@@ -3,6 +3,7 @@
 use super::HttpError;
 use cooper_content::Store;
 use cooper_oci::{Algorithm, Digest, Digester};
+use cooper_signature::{Policy, verify_detached};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use std::{collections::BTreeMap, io::Read, path::Path};
 
@@ -28,6 +29,17 @@ pub struct HttpRequest {
     pub auth_header_secret: Option<String>,
     /// Headers by lower-case name (`http.header.*`); others than [`HttpRequest::HEADERS`] are left out.
     pub headers: BTreeMap<String, String>,
+    /// The signature that must fit the content. The caller sees to it, see [`HttpFile::verify`].
+    pub signature: Option<HttpSignature>,
+}
+
+/// A detached signature, and whose it must be (`http.sig.*`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpSignature {
+    /// Armoured OpenPGP certificates.
+    pub keys: String,
+    /// The armoured signature.
+    pub signature: String,
 }
 
 impl HttpRequest {
@@ -127,6 +139,13 @@ impl HttpFile {
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| fail("set the time of")(e.into()))
+    }
+
+    /// Checks a signature of the content, which is in the store. Blocks.
+    pub fn verify(&self, store: &Store, signature: &HttpSignature) -> Result<(), HttpError> {
+        let mut blob = store.reader(&self.digest)?;
+        let (keys, signature) = (signature.keys.as_bytes(), signature.signature.as_bytes());
+        verify_detached(&mut blob, signature, keys, Policy::default()).map_err(HttpError::Signature)
     }
 
     /// Digest of the content followed by `suffix`, by any algorithm: what signature checks hash. Blocks.

@@ -13,4 +13,4 @@ mod tests;
 
 pub use download::HttpSource;
 pub use error::HttpError;
-pub use file::{HttpFile, HttpRequest};
+pub use file::{HttpFile, HttpRequest, HttpSignature};
