@@ -48,7 +48,7 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
 /// Serves until it is told to stop.
 pub fn run(command: DaemonCommand) -> Result<()> {
     // Before there are threads.
-    cooper_sandbox::userns::enter();
+    cooper_sandbox::userns::enter(cooper_daemon::isolation().ok().flatten());
     let loaded = flags::resolve(&command.flags, &Defaults::of_process())?;
     log::init(&loaded.config.log)?;
     for warning in &loaded.warnings {

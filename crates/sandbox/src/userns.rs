@@ -1,37 +1,39 @@
 //! Becoming root in a user namespace: how an ordinary user, or a root without privileges, gets at namespaces.
 //!
 //! The kernel lets a process without threads move into a new user namespace. Which users and groups exist in there is
-//! written by somebody outside: `newuidmap` and `newgidmap`, programs that know what an administrator has set aside for a
-//! user in `/etc/subuid` and `/etc/subgid`. They are called by a copy of this program that stays outside.
+//! written by somebody outside, by a copy of this program that stays there. It writes that every user is who it was before
+//! when it may: a root without privileges, as in most containers. For others it calls `newuidmap` and `newgidmap`,
+//! programs that know what an administrator has set aside for a user in `/etc/subuid` and `/etc/subgid`.
 
 use crate::error::{Error, Result};
-use crate::raw;
+use crate::{Level, raw};
 use rustix::thread::CapabilitySet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Called by this name, the program writes the maps of another; see [`map_ids_from_outside`].
 pub const MAPPER: &str = "cooper-idmap";
 
-static ENTERED: AtomicBool = AtomicBool::new(false);
+/// The inode of the machine's first user namespace (`PROC_USER_INIT_INO` of the kernel).
+const FIRST: u64 = 0xEFFF_FFFD;
+/// What it takes to write a map that has root in it (user_namespaces(7)).
+const MAPPING: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETFCAP);
+
+static ENTERED: OnceLock<u32> = OnceLock::new();
 static REFUSAL: Mutex<Option<String>> = Mutex::new(None);
 
 /// Whether this process is in a user namespace other than the machine's first.
 pub fn inside() -> bool {
-    // The first one maps every id to itself.
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let mut words = map.split_whitespace();
-        [words.next(), words.next(), words.next()] != [Some("0"), Some("0"), Some("4294967295")]
-    })
+    fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() != FIRST)
 }
 
-/// Whether [`enter`] has moved this process.
-pub fn entered() -> bool {
-    ENTERED.load(Ordering::Relaxed)
+/// Who this process was before [`enter`] moved it; `None` when it didn't.
+pub fn entered() -> Option<u32> {
+    ENTERED.get().copied()
 }
 
 /// Why [`enter`] couldn't.
@@ -55,22 +57,29 @@ pub(crate) fn may_set_groups() -> bool {
 }
 
 /// Moves this process into a user namespace (and a mount namespace) of its own when it lacks the privilege to make other
-/// namespaces and can get it that way. Must be called before any thread is started. What stands in the way is told by the
-/// report of the [probe](crate::probe).
-pub fn enter() {
-    let privileged =
-        rustix::thread::capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_ADMIN));
-    if privileged {
+/// namespaces and can get it that way, or when that is `wanted`. Must be called before any thread is started. What stands
+/// in the way is told by the report of the [probe](crate::probe).
+pub fn enter(wanted: Option<Level>) {
+    let move_in = match wanted {
+        Some(wanted) => wanted == Level::UserNamespace,
+        None => !effective().contains(CapabilitySet::SYS_ADMIN),
+    };
+    if !move_in {
         return;
     }
-    match try_enter() {
-        Ok(()) => ENTERED.store(true, Ordering::Relaxed),
+    let uid = rustix::process::geteuid().as_raw();
+    match try_enter(uid) {
+        Ok(()) => drop(ENTERED.set(uid)),
         Err(error) => *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string()),
     }
 }
 
-fn try_enter() -> Result<()> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+fn effective() -> CapabilitySet {
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |own| own.effective)
+}
+
+fn try_enter(uid: u32) -> Result<()> {
+    let gid = rustix::process::getegid().as_raw();
     // Started now: once inside, nobody is left outside.
     let mapper = Command::new("/proc/self/exe")
         .arg0(MAPPER)
@@ -118,11 +127,11 @@ fn map_oneself(uid: u32, gid: u32) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-/// The other side of [`enter`]: waits for a line on standard input, then lets `newuidmap` and `newgidmap` map the users
-/// and groups of a process. `args` are its id, its user and its group.
+/// The other side of [`enter`]: waits for a line on standard input, then maps the users and groups of a process, or lets
+/// `newuidmap` and `newgidmap` do so. `args` are its id, its user and its group.
 ///
 /// # Errors
-/// Nothing is set aside for the user, or a program is missing or refuses.
+/// This process may not map users itself, and nothing is set aside for the user, or a program is missing or refuses.
 pub fn map_ids_from_outside(args: &[String]) -> Result<()> {
     let number = |n: usize| args.get(n).and_then(|arg| arg.parse::<u32>().ok());
     let (Some(pid), Some(uid), Some(gid)) = (number(0), number(1), number(2)) else {
@@ -131,6 +140,9 @@ pub fn map_ids_from_outside(args: &[String]) -> Result<()> {
     let mut line = [0];
     if io::stdin().read(&mut line).unwrap_or(0) == 0 {
         return Err(Error::Lost("it was not moved".into()));
+    }
+    if effective().contains(MAPPING) && keep_ids(pid).is_ok() {
+        return Ok(());
     }
     let name = user_name(uid);
     for (program, file, own) in [("newuidmap", "/etc/subuid", uid), ("newgidmap", "/etc/subgid", gid)] {
@@ -151,6 +163,25 @@ pub fn map_ids_from_outside(args: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives everybody who exists here the same number in the namespace of a process.
+fn keep_ids(pid: u32) -> io::Result<()> {
+    for file in ["uid_map", "gid_map"] {
+        let map = identity(&fs::read_to_string(format!("/proc/self/{file}"))?);
+        // The kernel takes a map in one piece only.
+        fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/{file}"))?.write_all(map.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The map of a namespace within one that has the map `own`, in which nobody changes.
+fn identity(own: &str) -> String {
+    let ranges = own.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?, words.nth(1)?))
+    });
+    ranges.map(|(first, count)| format!("{first} {first} {count}\n")).collect()
 }
 
 fn user_name(uid: u32) -> Option<String> {
@@ -204,6 +235,8 @@ mod tests {
         for (uid, name, expected) in cases {
             assert_eq!(ranges(text, uid, name), expected, "{uid} {name:?}");
         }
+        assert_eq!(identity("         0          0 4294967295\n"), "0 0 4294967295\n");
+        assert_eq!(identity("0 100000 1000\n1000 500000 5\n"), "0 0 1000\n1000 1000 5\n");
         assert_eq!(map(1000, &[(200_000, 1000), (400_000, 5)]), [(0, 1000, 1), (1, 200_000, 1000), (1001, 400_000, 5)]);
     }
 }

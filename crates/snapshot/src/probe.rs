@@ -72,13 +72,17 @@ fn flavour(root: &Path) -> io::Result<OverlayFlavour> {
     result
 }
 
-/// Everything that layers need: an upper directory that is written to, deletion, the marker of a deletion made by hand.
+/// Everything that layers need: an upper directory that is written to, deletion, the marker of a deletion made by hand,
+/// and directories that hide what was below. Without the last the kernel still mounts the tree, and later refuses to
+/// rename directories in it.
 fn attempt(dir: &Path, userxattr: bool) -> io::Result<()> {
     let _ = fs::remove_dir_all(dir);
     let [lower, upper, work] = ["lower", "upper", "work"].map(|name| dir.join(name));
     for dir in [&lower, &upper, &work] {
         fs::create_dir_all(dir)?;
     }
+    fs::create_dir(lower.join("replaced"))?;
+    fs::write(lower.join("replaced/old"), "")?;
     fs::write(lower.join("deleted"), "")?;
     fs::write(lower.join("hidden"), "")?;
     rustix::fs::mknodat(CWD, upper.join("hidden"), FileType::CharacterDevice, Mode::empty(), 0)?;
@@ -92,8 +96,10 @@ fn attempt(dir: &Path, userxattr: bool) -> io::Result<()> {
     let tree = Root::from_fd(tree);
     tree.remove("deleted").map_err(other)?;
     tree.write("written", b"x", 0o644).map_err(other)?;
-    let hidden = tree.try_lstat("hidden").map_err(other)?;
-    let complete = hidden.is_none() && upper.dir.join("written").is_file();
+    tree.remove_all("replaced").map_err(other)?;
+    tree.mkdir("new", 0o755).and_then(|()| tree.rename("new", "replaced")).map_err(other)?;
+    let absent = |name: &str| tree.try_lstat(name).map(|found| found.is_none()).map_err(other);
+    let complete = absent("hidden")? && absent("replaced/old")? && upper.dir.join("written").is_file();
     if complete { Ok(()) } else { Err(io::Error::other("an overlay does not show what it should")) }
 }
 

@@ -53,12 +53,14 @@ fn indented(text: &str) -> String {
 }
 
 fn user() -> String {
-    let uid = rustix::process::geteuid().as_raw();
-    match (cooper_sandbox::userns::entered(), cooper_sandbox::userns::inside()) {
-        (true, _) if cooper_sandbox::userns::single_id() => "an ordinary user, the only one in a user namespace".into(),
-        (true, _) => "an ordinary user, root of a user namespace".into(),
-        (false, true) => format!("{uid} in a user namespace that was there before"),
-        (false, false) => uid.to_string(),
+    use cooper_sandbox::userns::{entered, inside, single_id};
+    let now = rustix::process::geteuid().as_raw();
+    match entered() {
+        Some(0) => "root, which has no privileges outside its user namespace".into(),
+        Some(uid) if single_id() => format!("{uid}, the only one in a user namespace"),
+        Some(uid) => format!("{uid}, root of a user namespace"),
+        None if inside() => format!("{now} in a user namespace that was there before"),
+        None => now.to_string(),
     }
 }
 

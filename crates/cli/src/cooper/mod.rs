@@ -136,7 +136,7 @@ pub fn main(arguments: Vec<OsString>) -> Result<()> {
         command => {
             if global.address().is_none() && command.embeds() {
                 // Before there are threads.
-                cooper_sandbox::userns::enter();
+                cooper_sandbox::userns::enter(cooper_daemon::isolation().ok().flatten());
             }
             block_on(run(global, command))
         }

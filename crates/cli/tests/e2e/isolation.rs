@@ -12,10 +12,12 @@ use crate::{local, read, workshop};
 /// Nobody in particular, with nothing set aside in `/etc/subuid`.
 const USER: u32 = 65534;
 
-/// What every level owes a step: its files, a secret and a cache for as long as it runs, a network's names.
+/// What every level owes a step: its files, a secret and a cache for as long as it runs, a network's names, directories
+/// that can be renamed (a copy would have another number).
 const STEPS: &str = "ENV PATH=/bin\nRUN mkdir /out && id -u > /out/id && cat /etc/hosts > /out/hosts && echo x > /dev/null\n\
     RUN --mount=type=secret,id=s,target=/run/s --mount=type=tmpfs,target=/t \
     cat /run/s > /out/secret && touch /t/x && rm -f /etc/none\n\
+    RUN mkdir /bin/a && stat -c %i /bin/a > /n && mv /bin/a /bin/b && stat -c %i /bin/b | cmp - /n && rmdir /bin/b && rm /n\n\
     RUN --mount=type=cache,target=/cache echo kept > /cache/file\n\
     RUN --mount=type=cache,target=/cache cp /cache/file /out/cached\n\
     RUN --mount=from=base,source=/bin,target=/other test -e /other/busybox && ls / > /out/list\n\
@@ -60,6 +62,28 @@ fn an_ordinary_user_builds() {
     assert_eq!(owner, USER, "and only there");
     let denied = shop.dockerfile("RUN /bin/mount -t tmpfs x /mnt || /bin/unshare -U true\n");
     as_user(&mut shop.build(&denied)).refused(&["did not complete successfully"]);
+}
+
+/// As in most containers: root, who may not mount.
+#[test]
+fn root_without_privileges_keeps_its_users() {
+    let shop = workshop();
+    let context = shop.dockerfile(
+        "ENV PATH=/bin\nRUN mkdir /out && chown 1000:2000 /out\nUSER 1000:2000\nRUN id -u > /out/id && id -g >> /out/id\n",
+    );
+    let without = |command: &Command| {
+        let mut unprivileged = Command::new("setpriv");
+        unprivileged.args(["--inh-caps=-all", "--bounding-set=-sys_admin"]).arg(command.get_program());
+        unprivileged.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            unprivileged.env(name, value.unwrap_or_default());
+        }
+        outcome(&mut unprivileged)
+    };
+    let told = without(shop.cooper().arg("doctor").arg("--root").arg(shop.path("doctor"))).ok();
+    prints(&told, &["root, which has no privileges outside its user namespace", "in use: user-namespace"]);
+    without(shop.build(&context).args(["-o", &local(&shop.path("out"))])).ok();
+    assert_eq!(read(shop.path("out/out/id")), "1000\n2000\n");
 }
 
 #[test]

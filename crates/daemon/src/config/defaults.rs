@@ -18,11 +18,11 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The defaults of this process: a user's when it has made itself root in a user namespace, or
+    /// The defaults of this process: a user's when an ordinary user has made itself root in a user namespace, or it
     /// runs in one as somebody whose `USER` is not root; else the system's.
     pub fn of_process() -> Self {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let rootless = cooper_sandbox::userns::entered()
+        let rootless = cooper_sandbox::userns::entered().is_some_and(|uid| uid != 0)
             || (in_user_namespace() && env("USER").is_some_and(|user| user != "root"));
         Self::new(rootless, env)
     }
