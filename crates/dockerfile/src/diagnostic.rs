@@ -187,6 +187,11 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether the text cannot be read any further, so that no instruction is looked at.
+    pub(crate) fn stops_reading(&self) -> bool {
+        !self.names_line() && *self != Self::NoStage
+    }
+
     /// Whether the message starts with the line: so for problems with an instruction's meaning, not for problems with
     /// reading the file.
     pub(crate) fn names_line(&self) -> bool {
@@ -205,12 +210,19 @@ impl Problem {
     }
 }
 
-/// Finds the option nearest to a mistyped word: fewer than three edits away, and not equal to it.
+/// Finds the option nearest to a mistyped word: fewer than three edits away, and not equal to it. Of several that are
+/// as near, one with the same letters in another order is meant.
 ///
 /// With `ignore_case` the result follows the case of the word if that is uniform.
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>, ignore_case: bool) -> Option<String> {
     let fold = |text: &str| if ignore_case { text.to_lowercase() } else { text.to_owned() };
     let wanted = fold(word);
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let mixed_up = |option: &str| letters(option) == letters(&wanted);
     let mut best: Option<(usize, String)> = None;
     for option in options {
         let option = fold(option);
@@ -218,7 +230,11 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>, ignor
         if distance == 0 {
             return None;
         }
-        if distance < best.as_ref().map_or(3, |(d, _)| *d) {
+        let nearer = match &best {
+            None => distance < 3,
+            Some((least, other)) => distance < *least || distance == *least && mixed_up(&option) && !mixed_up(other),
+        };
+        if nearer {
             best = Some((distance, option));
         }
     }
@@ -249,7 +265,7 @@ mod tests {
 
     #[test]
     fn nearest_spelling() {
-        let instructions = ["RUN", "FROM", "COPY", "ENTRYPOINT", "CMD"];
+        let instructions = ["ARG", "RUN", "FROM", "COPY", "ENTRYPOINT", "CMD"];
         let check = |word, expected: Option<&str>| {
             assert_eq!(nearest(word, instructions, true).as_deref(), expected, "{word}");
         };
@@ -257,6 +273,7 @@ mod tests {
         check("runn", Some("run"));
         check("Runn", Some("run"));
         check("FORM", Some("FROM"));
+        check("URN", Some("RUN"));
         check("run", None);
         check("NOTHINGLIKEIT", None);
         assert_eq!(

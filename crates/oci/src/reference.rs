@@ -14,8 +14,14 @@ pub struct ImageRef {
 
 /// Why a string is no image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid reference format: {0}")]
-pub struct ReferenceError(String);
+pub enum ReferenceError {
+    /// The string has not the form of a reference: why.
+    #[error("invalid reference format: {0}")]
+    Format(String),
+    /// The string is what an image's id looks like.
+    #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
+    Id(String),
+}
 
 const DEFAULT_HOST: &str = "docker.io";
 /// Longest repository name, host included, in characters.
@@ -98,7 +104,10 @@ impl FromStr for ImageRef {
     type Err = ReferenceError;
 
     fn from_str(input: &str) -> Result<Self, ReferenceError> {
-        let fail = |reason: String| ReferenceError(format!("{input:?}: {reason}"));
+        let fail = |reason: String| ReferenceError::Format(format!("{input:?}: {reason}"));
+        if input.len() == 64 && input.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(ReferenceError::Id(input.to_owned()));
+        }
         let (name, digest) = match input.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|e| fail(e.to_string()))?)),
             None => (input, None),
@@ -137,7 +146,7 @@ impl FromStr for ImageRef {
         if let Some(bad) = path.split('/').find(|c| !is_path_component(c)) {
             return Err(if bad.bytes().any(|b| b.is_ascii_uppercase()) {
                 // Known from every tool, word for word.
-                ReferenceError(format!("repository name ({path}) must be lowercase"))
+                ReferenceError::Format(format!("repository name ({path}) must be lowercase"))
             } else {
                 fail(format!("invalid repository component {bad:?}"))
             });
@@ -206,5 +215,10 @@ mod tests {
         {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }
+        let id = "0123456789abcdef".repeat(4);
+        let error = id.parse::<ImageRef>().unwrap_err();
+        let expected = format!("invalid repository name ({id}), cannot specify 64-byte hexadecimal strings");
+        assert_eq!(error.to_string(), expected);
+        assert!(format!("a/{id}").parse::<ImageRef>().is_ok());
     }
 }

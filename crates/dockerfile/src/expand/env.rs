@@ -82,6 +82,12 @@ impl Env {
         self.position(name).map(|i| self.entries[i].1.as_str())
     }
 
+    /// The value of a variable that was set by exactly this name, whatever the rules for case are.
+    pub fn get_as_written(&self, name: &str) -> Option<&str> {
+        let (written, value) = &self.entries[self.position(name)?];
+        (written == name).then_some(value)
+    }
+
     /// Whether a variable is set, be it to nothing.
     pub fn contains(&self, name: &str) -> bool {
         self.position(name).is_some()

@@ -1,7 +1,6 @@
 //! Rules that need only the text.
 
 use super::{Edit, Fix, Found, Linter};
-use crate::diagnostic::Problem;
 use crate::instruction::{Dockerfile, From, Head, Instruction, Maintainer};
 use crate::parser::Parsed;
 use crate::source::{Range, Span};
@@ -15,7 +14,7 @@ const AUTHORS: &str = "org.opencontainers.image.authors";
 
 pub(super) fn check(linter: &mut Linter, parsed: &Parsed) {
     let file = &parsed.dockerfile;
-    let readable = parsed.diagnostics.iter().all(|d| d.problem.is_about_instruction());
+    let readable = !parsed.diagnostics.iter().any(|d| d.problem.stops_reading());
     if !readable {
         return;
     }
@@ -172,12 +171,5 @@ fn casing(linter: &mut Linter, file: &Dockerfile) {
         let repair = fix(format!("write {wanted}"), vec![Edit::replace(head.keyword.span, wanted)]);
         let found = found(head, head.keyword.span, message, repair);
         linter.report("ConsistentInstructionCasing", &head.comments, found);
-    }
-}
-
-impl Problem {
-    /// Whether the text could be read at all, so that the lines before the problem can be judged.
-    fn is_about_instruction(&self) -> bool {
-        self.names_line() || matches!(self, Self::NoStage)
     }
 }

@@ -198,10 +198,10 @@ impl<R: MetaResolver> Bases<'_, R> {
         };
         let name = steps.next(&format!("FROM {reference}"), false, platform, &Env::new());
         node.steps_done = steps.done;
-        let mut meta = Meta::named(name).on(platform).at(self.source_map, super::pb_ranges(&node.ranges));
-        if let Some(head) = head {
-            meta = meta.describe(attrs::DOCKERFILE_COMMAND, head.text.clone());
-        }
+        let command = head.map(|head| head.text.clone()).unwrap_or_default();
+        let meta = Meta::named(name).on(platform).describe(attrs::DOCKERFILE_COMMAND, command);
+        let place = |meta: Meta, ranges: &Vec<_>| meta.at(self.source_map, super::pb_ranges(ranges));
+        let meta = node.named_by.iter().fold(meta, place);
         let mode = self.options.resolve_mode.as_str();
         let resolve_mode = if mode == "default" { String::new() } else { mode.to_owned() };
         Image { resolve_mode, ..Image::default() }.output(reference, meta)

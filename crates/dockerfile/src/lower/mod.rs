@@ -127,7 +127,9 @@ async fn lower_with(
     let needed = loop {
         let needed = if options.all_stages { (0..stages.nodes.len()).collect() } else { stages.needed_by(target) };
         bases.resolve(&mut stages, &needed, findings).await?;
-        if !stages.read_triggers(&needed)? {
+        // Even where all stages are looked at, triggers are those of the target.
+        let built = stages.needed_by(target);
+        if !stages.read_triggers(&built)? {
             break needed;
         }
     };

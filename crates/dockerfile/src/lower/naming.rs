@@ -99,6 +99,16 @@ pub(super) fn shown(rules: Expander, command: &str, env: &impl Variables) -> Str
     }
 }
 
+/// What steps are shown with. Shells of Windows have variables of their own, by which those of the build are not meant
+/// only because case does not matter.
+pub(super) struct AsWritten<'e>(pub(super) &'e Env);
+
+impl Variables for AsWritten<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get_as_written(name)
+    }
+}
+
 /// `[a b]`, as histories have always shown lists.
 pub(super) fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
     let items: Vec<_> = items.into_iter().map(|item| item.as_ref().to_owned()).collect();

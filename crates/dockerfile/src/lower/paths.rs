@@ -16,7 +16,19 @@ pub enum PathError {
     /// Another drive.
     #[error("The specified path is not on the system drive (C:)")]
     OtherDrive,
+    /// One of these, and what it was found at.
+    #[error("{0}: {1}")]
+    During(&'static str, #[source] Box<PathError>),
 }
+
+impl PathError {
+    fn during(self, step: &'static str) -> Self {
+        Self::During(step, Box::new(self))
+    }
+}
+
+/// How errors with drives are introduced.
+const DRIVE: &str = "removing drive letter";
 
 const WINDOWS: &str = "windows";
 
@@ -58,10 +70,11 @@ pub(super) fn is_absolute(text: &str, os: &str) -> bool {
 /// The absolute form of `new`, as seen from `parent`. What is absolute already stays as it is written, on systems
 /// without drives. With `keep_slash`, a trailing `/` or `/.` stays.
 pub(super) fn normalize(parent: &str, new: &str, os: &str, keep_slash: bool) -> Result<String, PathError> {
+    let without_drive = |path: &str| without_drive(path, os, keep_slash).map_err(|e| e.during(DRIVE));
     let original = to_slash(new, os);
-    let parent = without_drive(&to_slash(parent, os), os, keep_slash)?;
-    let parent = path::join("/", &parent);
-    let new = if original.is_empty() { parent.clone() } else { without_drive(&original, os, keep_slash)? };
+    let parent = without_drive(&to_slash(parent, os))?;
+    let parent = if parent.starts_with('/') { parent } else { path::join("/", &parent) };
+    let new = if original.is_empty() { parent.clone() } else { without_drive(&original)? };
     let mut out = if new.starts_with('/') { new } else { path::join(&parent, &new) };
     if keep_slash {
         out = path::clean(&out);
@@ -79,15 +92,27 @@ pub(super) fn normalize(parent: &str, new: &str, os: &str, keep_slash: bool) -> 
 
 /// The destination of a copy: as seen from the working directory, the trailing slash kept.
 pub(super) fn destination(workdir: &str, dest: &str, os: &str) -> Result<String, PathError> {
-    let dest = without_drive(dest, os, true)?;
+    let dest = without_drive(dest, os, true).map_err(|e| e.during(DRIVE))?;
     // Both mean the working directory itself, and a directory for sure.
     let dest = if dest == "." || dest.is_empty() { "./" } else { &dest };
     normalize(workdir, dest, os, true)
 }
 
+/// The source of a copy.
+pub(super) fn source(path: &str, os: &str) -> Result<String, PathError> {
+    normalize("/", path, os, false).map(|path| path::clean(&path)).map_err(|e| e.during(DRIVE))
+}
+
+/// The path of a file that is written in the Dockerfile.
+pub(super) fn inline(name: &str, os: &str) -> Result<String, PathError> {
+    let name = without_drive(name, os, false).map_err(|e| e.during(DRIVE))?;
+    Ok(path::join("/", &to_slash(&name, os)))
+}
+
 /// The working directory after `WORKDIR new`, with the separators of the operating system.
 pub(super) fn workdir(current: &str, new: &str, os: &str) -> Result<String, PathError> {
-    let path = normalize(current, new, os, false)?;
+    let path = normalize(current, new, os, false)
+        .map_err(|e| e.during("normalizing working directory").during("normalizing workdir"))?;
     Ok(if os == WINDOWS { path.replace('/', "\\") } else { path })
 }
 
@@ -117,9 +142,9 @@ mod tests {
             (r"a\b\", "/w/a/b/"),
             (r"C:\a", "/a"),
             (r"c:a", "/w/a"),
-            (r"D:\a", "error: The specified path is not on the system drive (C:)"),
-            ("C:", "error: No relative path specified in \"C:\""),
-            (r"\\srv\x", "error: UNC paths are not supported"),
+            (r"D:\a", "error: removing drive letter: The specified path is not on the system drive (C:)"),
+            ("C:", "error: removing drive letter: No relative path specified in \"C:\""),
+            (r"\\srv\x", "error: removing drive letter: UNC paths are not supported"),
         ] {
             assert_eq!(check(r"\w", dest, "windows"), want, "{dest}");
         }
@@ -131,6 +156,7 @@ mod tests {
             ("", "a", "linux", "/a"),
             ("/a", "b/../c", "linux", "/a/c"),
             ("/a", "/b/../c/", "linux", "/b/../c/"),
+            ("/a/b/", "", "linux", "/a/b/"),
             ("", "a", "windows", r"\a"),
             (r"\a", r"C:\b\c", "windows", r"\b\c"),
             (r"\a", "b/c", "windows", r"\a\b\c"),

@@ -190,7 +190,7 @@ impl<'r> StageRun<'r> {
 
     /// The current instruction as progress shows it, without its number.
     pub(super) fn shown(&self, rules: Expander, text: &str) -> String {
-        naming::shown(rules, text, &self.state.env)
+        naming::shown(rules, text, &naming::AsWritten(&self.state.env))
     }
 
     /// The name of the next step.

@@ -33,7 +33,9 @@ pub(super) struct Node<'a> {
     /// A named context takes the stage's place.
     pub(super) is_context: bool,
     pub(super) platform: Option<Platform>,
+    /// The lines that name it: all of them, and by instruction.
     pub(super) ranges: Vec<Range>,
+    pub(super) named_by: Vec<Vec<Range>>,
     /// What instructions copy from, and the instruction.
     deps: BTreeMap<usize, Vec<Range>>,
     pub(super) commands: Vec<Command<'a>>,
@@ -83,6 +85,7 @@ impl<'a> Node<'a> {
             base: None,
             is_context: false,
             platform: None,
+            named_by: vec![ranges.clone()],
             ranges,
             deps: BTreeMap::new(),
             commands: Vec::new(),
@@ -215,7 +218,11 @@ impl<'a> Stages<'a> {
             return id;
         }
         if let Some(&id) = self.outside.get(from) {
-            self.nodes[id].ranges.extend_from_slice(ranges);
+            let node = &mut self.nodes[id];
+            if !node.named_by.iter().any(|known| known == ranges) {
+                node.ranges.extend_from_slice(ranges);
+                node.named_by.push(ranges.to_vec());
+            }
             return id;
         }
         self.nodes.push(Node::new(None, from.to_owned(), ranges.to_vec()));
@@ -278,6 +285,19 @@ impl<'a> Stages<'a> {
             }
         }
         needed
+    }
+
+    /// As [`Stages::needed_by`], the nearest first: a stage, what it is built on, then what it copies from.
+    pub(super) fn from_target(&self, target: usize) -> Vec<usize> {
+        let (mut order, mut open) = (Vec::new(), vec![target]);
+        while let Some(id) = open.pop() {
+            if !order.contains(&id) {
+                order.push(id);
+                open.extend(self.nodes[id].deps.keys().rev());
+                open.extend(self.nodes[id].base);
+            }
+        }
+        order
     }
 
     /// Puts the triggers of bases in front of the instructions of `needed` stages. Says whether that brought new

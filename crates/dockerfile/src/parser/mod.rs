@@ -42,14 +42,16 @@ impl Parsed {
     }
 }
 
-/// The diagnostics of a file that does not parse; never empty. Displays as the first, which build tools match on.
+/// The diagnostics of a file that does not parse; never empty. Displays as [`ParseErrors::first`], which build tools
+/// match on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseErrors(Vec<Diagnostic>);
 
 impl ParseErrors {
-    /// The first.
+    /// The one to report when only one can be: the first where the text could not be read at all, else the first
+    /// instruction that means nothing. So build tools do, which read the whole text before they look at instructions.
     pub fn first(&self) -> &Diagnostic {
-        &self.0[0]
+        self.0.iter().find(|d| d.problem.stops_reading()).unwrap_or(&self.0[0])
     }
 
     /// All, in the order of the file.

@@ -370,8 +370,8 @@ fn wrong_files() {
     error 3-3 "# syntax=b": only one syntax parser directive can be used
     "##);
     insta::assert_snapshot!(check("FROM a\nRUN <<EOF\nx\nRUN y\n"), @r#"
-    1 FROM a
-    error 2-2 "RUN <<EOF": unterminated heredoc
+        1 FROM a
+        error 2-4 "RUN <<EOF": unterminated heredoc
     "#);
     insta::assert_snapshot!(check("FROM a\nRUNN <<EOF cat\nx\nEOF\nRUN y\n"), @r#"
     1 FROM a

@@ -162,3 +162,29 @@ fn flags() {
         STOPSIGNAL --x SIGTERM => {"StopSignal":"SIGTERM"} STOPSIGNAL SIGTERM
     "#);
 }
+
+/// What cannot be read comes before what means nothing, wherever it stands; a document without end takes the rest of
+/// the file.
+#[test]
+fn which_error_is_told() {
+    insta::assert_snapshot!(files_table(&[
+        "FROM scratch\nRNU x\nENV y\n",
+        "FROM scratch\nENV y\nRNU x\n",
+        "RUN x\nFROM scratch\nCMD [1]\n",
+        "FROM scratch\nAGR x\n",
+        "FROM scratch\nEVN x=1\n",
+    ]), @r#"
+        FROM scratch\nRNU x\nENV y\n => error: ENV must have two arguments
+        FROM scratch\nENV y\nRNU x\n => error: ENV must have two arguments
+        RUN x\nFROM scratch\nCMD [1]\n => error: when using JSON array syntax, arrays must be comprised of strings only
+        FROM scratch\nAGR x\n => error: dockerfile parse error on line 2: unknown instruction: AGR (did you mean ARG?)
+        FROM scratch\nEVN x=1\n => error: dockerfile parse error on line 2: unknown instruction: EVN (did you mean ENV?)
+    "#);
+    let lines = |text: &str| {
+        let source = std::sync::Arc::new(cooper_dockerfile::Source::new("Dockerfile", text));
+        let error = cooper_dockerfile::parser::parse(source).into_result().unwrap_err();
+        (error.first().first_line, error.first().last_line)
+    };
+    assert_eq!(lines("FROM scratch\nRUN <<A\nx\ny\n"), (2, 4));
+    assert_eq!(lines("FROM scratch\nRUN <<A <<B\nx\nA\ny"), (2, 5));
+}

@@ -116,3 +116,18 @@ fn the_rest() {
         SHELL "a" => error: dockerfile parse error on line 2: SHELL requires the arguments to be in JSON form
     "#);
 }
+
+#[test]
+fn directories_that_stay_or_end_in_a_slash() {
+    insta::assert_snapshot!(table(&[
+        "WORKDIR /a/b/",
+        "WORKDIR /a/b/\nWORKDIR $NONE",
+        "WORKDIR /a/b/\nWORKDIR c/",
+        "VOLUME \"$NONE\" \"x",
+    ]), @r#"
+        WORKDIR /a/b/ => {"WorkingDir":"/a/b/"} WORKDIR /a/b/
+        WORKDIR /a/b/\nWORKDIR $NONE => {"WorkingDir":"/a/b/"} WORKDIR /a/b/ ; WORKDIR /a/b/
+        WORKDIR /a/b/\nWORKDIR c/ => {"WorkingDir":"/a/b/c"} WORKDIR /a/b/ ; WORKDIR /a/b/c
+        VOLUME "$NONE" "x => error: failed to process "\"x": unexpected end of statement while looking for matching double-quote
+    "#);
+}

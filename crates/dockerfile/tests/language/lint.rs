@@ -129,3 +129,12 @@ fn repairs() {
         FROM scratch\nEXPOSE 127.0.0.1:80:80\n => FROM scratch\nEXPOSE 80\n
     "#);
 }
+
+/// Triggers belong to what is built on a stage: they are judged where the target has them.
+#[test]
+fn triggers_are_judged_in_the_target_only() {
+    const BASE: &str = "FROM scratch AS base\nONBUILD ENV A=$NOPE\nFROM base AS child\n";
+    let other = format!("{BASE}FROM scratch\n");
+    insta::assert_snapshot!(super::warnings(BASE), @"UndefinedVar: Usage of undefined variable '$NOPE' (line 3)");
+    insta::assert_snapshot!(super::warnings(&other), @"");
+}

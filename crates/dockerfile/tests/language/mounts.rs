@@ -8,6 +8,7 @@ fn mounts_that_are_refused() {
         "RUN --mount true",
         "RUN --mount= true",
         "RUN --mount=target=/ ls",
+        "RUN --mount=target=/a/.. ls",
         "RUN --mount=type=foo,target=/m true",
         "RUN --mount=type=cach,target=/m true",
         "RUN --mount=from=$X,target=/m true",
@@ -34,6 +35,7 @@ fn mounts_that_are_refused() {
         RUN --mount true => error: dockerfile parse error on line 2: missing a value on flag: --mount
         RUN --mount= true => error: dockerfile parse error on line 2: failed to parse csv mounts: EOF
         RUN --mount=target=/ ls => error: invalid mount target "/"
+        RUN --mount=target=/a/.. ls => error: invalid mount target "/a/.."
         RUN --mount=type=foo,target=/m true => error: unsupported mount type "foo"
         RUN --mount=type=cach,target=/m true => error: unsupported mount type "cach" (did you mean cache?)
         RUN --mount=from=$X,target=/m true => error: dockerfile parse error on line 2: 'from' doesn't support variable expansion, define alias stage instead
@@ -79,7 +81,8 @@ fn mounts_in_the_graph() {
            name "[internal] setting cache mount permissions"
         #2 source docker-image://docker.io/library/alpine:latest (linux/amd64)
            name "FROM docker.io/library/alpine:latest"
-           at Dockerfile:4 Dockerfile:4
+           command ""
+           at Dockerfile:4
         #3 source local://context
            local.sharedkeyhint=context
            local.unique=
@@ -101,5 +104,22 @@ fn mounts_in_the_graph() {
            command "RUN --mount=target=rel --mount=type=bind,from=alpine,source=/etc,target=$D,rw --mount=type=cache,target=/c,id=n,sharing=locked,mode=0777,uid=5,gid=6 --mount=type=cache,target=/seed,from=alpine,source=/lib --mount=type=tmpfs,target=/t,size=1m --mount=type=secret,id=s,env=S,required --mount=type=secret,target=/k/b.key,mode=0444,uid=7,gid=8 --mount=type=ssh --mount=type=ssh,id=x,target=/a.sock --network=none --security=insecure --device=vendor.com/class=dev,required echo $S $D"
            at Dockerfile:4
         => #4
+    "#);
+}
+
+#[test]
+fn absolute_targets_stay_as_they_are_written() {
+    let targets = |lines: &str| {
+        let graph = graph(lines);
+        let of_mounts = |line: &&str| line.trim_start().starts_with("mount ");
+        graph.lines().filter(of_mounts).map(|line| format!("{}\n", line.trim_start())).collect::<String>()
+    };
+    insta::assert_snapshot!(targets(
+        "WORKDIR /w\nRUN --mount=type=cache,target=/c/ --mount=target=./r/ --mount=type=tmpfs,target=/a/../t true"
+    ), @r#"
+        mount / bind #0 -> 0
+        mount /a/../t tmpfs scratch
+        mount /c/ cache scratch id=//c shared
+        mount /w/r bind #1 ro
     "#);
 }

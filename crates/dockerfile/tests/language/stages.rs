@@ -1,6 +1,6 @@
 //! `FROM`: stages, targets, platforms, triggers.
 
-use super::{files_table, options, outcome_with, steps};
+use super::{files_table, options, outcome, outcome_with, steps};
 use cooper_dockerfile::lower::Options;
 use cooper_oci::Platform;
 
@@ -144,8 +144,8 @@ fn platforms() {
     .collect();
     insta::assert_snapshot!(all, @r#"
         WORKDIR C:\app\nWORKDIR sub\dir\n => {"WorkingDir":"\\app\\subdir"} WORKDIR /app ; WORKDIR /app/subdir
-        WORKDIR D:\x\n => error: The specified path is not on the system drive (C:)
-        # escape\nCOPY a D:\x\n => error: The specified path is not on the system drive (C:)
+        WORKDIR D:\x\n => error: normalizing workdir: normalizing working directory: removing drive letter: The specified path is not on the system drive (C:)
+        # escape\nCOPY a D:\x\n => error: removing drive letter: The specified path is not on the system drive (C:)
         ENV Path=x\nENV PATH=y\n => {"WorkingDir":"\\"} ENV Path=x ; ENV PATH=y
         CMD foo bar\n => {"ArgsEscaped":true,"Cmd":["cmd","/S","/C","foo bar"],"WorkingDir":"\\"} CMD ["cmd" "/S" "/C" "foo bar"]
         VOLUME c:\data\nUSER ContainerUser\n => {"User":"ContainerUser","Volumes":{"c:data":{}},"WorkingDir":"\\"} VOLUME [c:data] ; USER ContainerUser
@@ -188,4 +188,38 @@ fn triggers() {
         FROM scratch\nONBUILD FOO\n => {"OnBuild":["FOO"]} 
         FROM scratch\nONBUILD COPY a\n => {"OnBuild":["COPY a"]}
     "#);
+}
+
+#[test]
+fn names_that_are_ids_of_images() {
+    let id = "82ad5fa11820c2889c60f7f748d67aab04400700c581843db0d1e68735327443";
+    insta::assert_snapshot!(outcome(&format!("FROM {id}\n")), @r#"error: failed to parse stage name "82ad5fa11820c2889c60f7f748d67aab04400700c581843db0d1e68735327443": invalid repository name (82ad5fa11820c2889c60f7f748d67aab04400700c581843db0d1e68735327443), cannot specify 64-byte hexadecimal strings"#);
+}
+
+/// An image that several instructions name is one op, with a place for each of them.
+#[test]
+fn an_image_named_twice() {
+    let text = "FROM scratch\nCOPY --from=a \\\n /x /y\nCOPY --from=a /y /z\n";
+    let lowered = super::lowered(text, &super::options()).unwrap();
+    let definition = lowered.output.marshal().unwrap();
+    let source = definition.source.unwrap();
+    let mut places: Vec<Vec<Vec<i32>>> = Vec::new();
+    for locations in source.locations.values() {
+        let lines = |range: &cooper_llb::pb::Range| range.start.as_ref().map_or(0, |start| start.line);
+        places.push(locations.locations.iter().map(|place| place.ranges.iter().map(lines).collect()).collect());
+    }
+    places.sort();
+    assert_eq!(places, [vec![vec![2, 3]], vec![vec![2, 3], vec![4]], vec![vec![4]]]);
+}
+
+/// On Windows, names of variables ignore case; what is shown of a script does not take the script's own variables for
+/// those of the build.
+#[test]
+fn windows_scripts_are_shown_as_they_are() {
+    let options = Options { target_platform: Some(Platform::new("windows", "amd64", "")), ..Options::default() };
+    let text = "FROM a\nENV PATH=x\nRUN $path = $PATH\nENV B=$Path\n";
+    let lowered = super::lowered(text, &options).unwrap();
+    assert!(lowered.image.config.env.contains(&"B=x".to_owned()), "{:?}", lowered.image.config.env);
+    let dump = cooper_llb::dump(&lowered.output.marshal().unwrap());
+    assert!(dump.contains("RUN $path = x"), "{dump}");
 }

@@ -230,8 +230,7 @@ impl Exec {
                     need(true, "exec.mount.tmpfs");
                     need(*size > 0, "exec.mount.tmpfs.size");
                 }
-                MountKind::Discard => need(true, "exec.mount.bind.readwrite-nooutput"),
-                MountKind::Bind => need(!mount.source.is_scratch(), "exec.mount.bind"),
+                MountKind::Discard | MountKind::Bind => need(!mount.source.is_scratch(), "exec.mount.bind"),
             }
         }
         caps

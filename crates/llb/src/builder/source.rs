@@ -36,7 +36,11 @@ fn non_empty(text: &str) -> Option<&str> {
 
 /// A list of strings as the attributes carry it.
 fn json_list(list: &[String]) -> Option<String> {
-    (!list.is_empty()).then(|| serde_json::Value::from(list.to_vec()).to_string())
+    (!list.is_empty()).then(|| {
+        let json = serde_json::Value::from(list.to_vec()).to_string();
+        // As clients in Go write it: the text is part of the op's digest.
+        json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
+    })
 }
 
 /// An image of a registry.

@@ -91,7 +91,7 @@ fn execs_sort_mounts_and_number_outputs() {
     => #2
     "#);
     insta::assert_snapshot!(caps(&outputs.root), @"
-    constraints exec.meta.base exec.meta.network exec.meta.security exec.meta.setsdefaultpath exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh exec.mount.tmpfs exec.mount.tmpfs.size exec.secretenv meta.description platform source.image
+    constraints exec.meta.base exec.meta.network exec.meta.security exec.meta.setsdefaultpath exec.mount.bind exec.mount.cache exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh exec.mount.tmpfs exec.mount.tmpfs.size exec.secretenv meta.description platform source.image
     ");
     assert_eq!(outputs.mounts[1].as_ref().unwrap().source(), image().source());
 }
@@ -152,7 +152,7 @@ fn sources_carry_their_attributes() {
     let local = Local {
         session: Some("s1".to_owned()),
         exclude_patterns: vec!["*.log".to_owned()],
-        follow_paths: vec!["a".to_owned(), "b\"".to_owned()],
+        follow_paths: vec!["a".to_owned(), "b\"&".to_owned()],
         shared_key_hint: "context".to_owned(),
         differ: Some("none".to_owned()),
         ..Local::default()
@@ -188,7 +188,7 @@ fn sources_carry_their_attributes() {
     #1 source local://ctx
        local.differ=none
        local.excludepatterns=["*.log"]
-       local.followpaths=["a","b\""]
+       local.followpaths=["a","b\"\u0026"]
        local.session=s1
        local.sharedkeyhint=context
     #2 source https://h/f

@@ -155,7 +155,11 @@ struct Masked<'r> {
 
 impl Variables for Masked<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        if self.secrets.iter().any(|secret| secret == name) { Some("****") } else { self.run.state.env.get(name) }
+        if self.secrets.iter().any(|secret| secret == name) {
+            Some("****")
+        } else {
+            self.run.state.env.get_as_written(name)
+        }
     }
 }
 

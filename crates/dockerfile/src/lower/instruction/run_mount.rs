@@ -177,8 +177,8 @@ fn selector(source: &str) -> String {
     }
 }
 
-/// The absolute path of a mount.
+/// The absolute path of a mount. One that is absolute already stays as it is written: it is part of the step's key.
 fn target(run: &StageRun<'_>, target: &str) -> Result<String, Cause> {
-    let path = if target.starts_with('/') { path::clean(target) } else { path::join(&run.state.dir, target) };
-    if path == "/" { Err(Cause::MountTarget(path)) } else { Ok(path) }
+    let path = if target.starts_with('/') { target.to_owned() } else { path::join(&run.state.dir, target) };
+    if path::clean(&path) == "/" { Err(Cause::MountTarget(path)) } else { Ok(path) }
 }

@@ -7,7 +7,7 @@ use crate::lower::findings::FindingKind;
 use crate::lower::{Cause, paths};
 use crate::value::quoted;
 use cooper_llb::{
-    Action, Chmod, Copy, Git, GitRef, Http, Meta, Mkfile, Output, Owner, file, git_url::GitUrlError, merge, path,
+    Action, Chmod, Copy, Git, GitRef, Http, Meta, Mkfile, Output, Owner, attrs, file, git_url::GitUrlError, merge, path,
 };
 use cooper_oci::Digest;
 use std::fmt::Write as _;
@@ -99,7 +99,7 @@ impl Transfer<'_> {
                 Place::Git(git) => self.git(&git, &name, &template)?,
                 Place::Http => self.http(source, &name, &template)?,
                 Place::Files => {
-                    used.push(path::clean(&paths::normalize("/", source, &os, false)?));
+                    used.push(paths::source(source, &os)?);
                     self.check_ignored(run, source);
                     self.path(source, &os, &template)?
                 }
@@ -153,7 +153,7 @@ impl Transfer<'_> {
             text => Some(text.parse::<Digest>()?),
         };
         let options = Http { checksum, filename: Some(file_name.clone()), ..Http::default() };
-        let source = options.output(url, Meta::named(name));
+        let source = options.output(url, Meta::named(name).describe(attrs::DOCKERFILE_COMMAND, ""));
         let unpack = self.unpack.unwrap_or(false);
         Ok(Copy { source, src: path::join("/", &file_name), unpack, ..template.clone() })
     }
@@ -163,10 +163,10 @@ impl Transfer<'_> {
         if self.parents {
             // What is left of the pivot is not kept at the destination.
             let (above, below) = source.split_once("/./").unwrap_or(("/", source));
-            let pattern = path::clean(&paths::normalize("/", below, os, false)?);
+            let pattern = paths::source(below, os)?;
             let all = pattern == "/";
             if !all && !cooper_fsmatch::has_wildcards(above) && !cooper_fsmatch::has_wildcards(&pattern) {
-                required.push(path::clean(&paths::normalize("/", &path::join(above, &pattern), os, false)?));
+                required.push(paths::source(&path::join(above, &pattern), os)?);
             }
             if !all {
                 include.push(pattern.trim_start_matches('/').to_owned());
@@ -175,7 +175,7 @@ impl Transfer<'_> {
         }
         Ok(Copy {
             source: self.files.clone(),
-            src: path::clean(&paths::normalize("/", dir, os, false)?),
+            src: paths::source(dir, os)?,
             follow_symlink: true,
             dir_copy_contents: true,
             include_patterns: include,
@@ -242,21 +242,27 @@ impl Transfer<'_> {
 
 /// A file that is written in the Dockerfile.
 fn inline(run: &StageRun<'_>, name: &str, content: &str, os: &str, template: &Copy) -> Result<Copy, Error> {
-    let path = path::join("/", &paths::to_slash(&paths::without_drive(name, os, false)?, os));
+    let path = paths::inline(name, os)?;
     let mkfile = Mkfile { path: path.clone(), mode: 0o644, data: content.as_bytes().to_vec(), ..Mkfile::default() };
     let meta = Meta::named("[internal] preparing inline document").on(&run.state.platform);
     let source = file(&Output::scratch(), vec![Action::Mkfile(mkfile)], meta);
     Ok(Copy { source, src: path, ..template.clone() })
 }
 
-/// The last element of a URL's path.
+/// The last element of a URL's path. One that is no URL has none.
 pub(in crate::lower) fn url_file_name(url: &str) -> String {
+    const UNNAMED: &str = "__unnamed__";
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let path = rest.find('/').map_or("", |slash| &rest[slash..]);
-    match path::base(path) {
-        "." | "/" => "__unnamed__".to_owned(),
-        name => cooper_llb::git_url::decode(name),
+    let hex = |bytes: &[u8]| bytes.len() >= 2 && bytes[..2].iter().all(u8::is_ascii_hexdigit);
+    let encoded = path.split('%').skip(1).all(|rest| hex(rest.as_bytes()));
+    if !encoded || url.bytes().any(|b| b.is_ascii_control()) {
+        return UNNAMED.to_owned();
+    }
+    match path::base(&cooper_llb::git_url::decode(path)) {
+        "." | "/" => UNNAMED.to_owned(),
+        name => name.to_owned(),
     }
 }
 
@@ -325,6 +331,9 @@ mod tests {
             ("https://h/", "__unnamed__"),
             ("https://h", "__unnamed__"),
             ("http://h/a%20b", "a b"),
+            ("http://h/a%2Fb", "b"),
+            ("http://h/a%zz", "__unnamed__"),
+            ("http://h/a\0b", "__unnamed__"),
         ] {
             assert_eq!(url_file_name(url), name);
         }

@@ -102,11 +102,11 @@ fn binds() {
 
 #[test]
 fn caches() {
-    insta::assert_snapshot!(run("--mount=type=cache,target=/c/"), @"
-    file #0 mkdir /w 0755 parents
-    mount / bind #1 -> 0
-    mount /c cache scratch id=//c shared
-    ");
+    insta::assert_snapshot!(run("--mount=type=cache,target=/c/"), @r#"
+        file #0 mkdir /w 0755 parents
+        mount / bind #1 -> 0
+        mount /c/ cache scratch id=//c shared
+    "#);
     insta::assert_snapshot!(run("--mount=type=cache,target=c,id=x,sharing=locked,mode=0700,uid=1,gid=2"), @r#"
     file #0 mkdir /w 0755 parents
     file scratch mkdir /cache 0700 owner=1:2

@@ -6,38 +6,39 @@ fn only_what_the_target_needs() {
                 FROM scratch\nCOPY --from=b /x /\nCOPY --from=0 /y /\nCOPY --from=app:1 /z /\nCOPY --from=app:1 /w /\n";
     let fake = Fake::new();
     insta::assert_snapshot!(check_with(text, &options(), &fake), @r#"
-    #0 source docker-image://docker.io/library/alpine:latest@sha256:… (linux/amd64)
-       name "[a 1/2] FROM docker.io/library/alpine:latest@sha256:…"
-       command "FROM alpine AS a"
-       at Dockerfile:1
-    #1 exec ["/bin/sh", "-c", "a"] (linux/amd64)
-       env ["PATH=/bin:/usr/bin", "LANG=C"] cwd /
-       mount / bind #0 -> 0
-       name "[a 2/2] RUN a"
-       command "RUN a"
-       at Dockerfile:2
-    #2 exec ["/bin/sh", "-c", "b"] (linux/amd64)
-       env ["PATH=/bin:/usr/bin", "LANG=C"] cwd /
-       mount / bind #1 -> 0
-       name "[b 1/1] RUN b"
-       command "RUN b"
-       at Dockerfile:7
-    #3 file scratch copy #2[/x] / follow contents create-dest wildcard empty-ok
-       name "[stage-4 1/4] COPY --from=b /x /"
-       at Dockerfile:9
-    #4 file #3 copy #1[/y] / follow contents create-dest wildcard empty-ok
-       name "[stage-4 2/4] COPY --from=0 /y /"
-       at Dockerfile:10
-    #5 source docker-image://docker.io/library/app:1@sha256:… (linux/amd64)
-       name "FROM docker.io/library/app:1@sha256:…"
-       at Dockerfile:11 Dockerfile:12
-    #6 file #4 copy #5[/z] / follow contents create-dest wildcard empty-ok
-       name "[stage-4 3/4] COPY --from=app:1 /z /"
-       at Dockerfile:11
-    #7 file #6 copy #5[/w] / follow contents create-dest wildcard empty-ok
-       name "[stage-4 4/4] COPY --from=app:1 /w /"
-       at Dockerfile:12
-    => #7
+        #0 source docker-image://docker.io/library/alpine:latest@sha256:… (linux/amd64)
+           name "[a 1/2] FROM docker.io/library/alpine:latest@sha256:…"
+           command "FROM alpine AS a"
+           at Dockerfile:1
+        #1 exec ["/bin/sh", "-c", "a"] (linux/amd64)
+           env ["PATH=/bin:/usr/bin", "LANG=C"] cwd /
+           mount / bind #0 -> 0
+           name "[a 2/2] RUN a"
+           command "RUN a"
+           at Dockerfile:2
+        #2 exec ["/bin/sh", "-c", "b"] (linux/amd64)
+           env ["PATH=/bin:/usr/bin", "LANG=C"] cwd /
+           mount / bind #1 -> 0
+           name "[b 1/1] RUN b"
+           command "RUN b"
+           at Dockerfile:7
+        #3 file scratch copy #2[/x] / follow contents create-dest wildcard empty-ok
+           name "[stage-4 1/4] COPY --from=b /x /"
+           at Dockerfile:9
+        #4 file #3 copy #1[/y] / follow contents create-dest wildcard empty-ok
+           name "[stage-4 2/4] COPY --from=0 /y /"
+           at Dockerfile:10
+        #5 source docker-image://docker.io/library/app:1@sha256:… (linux/amd64)
+           name "FROM docker.io/library/app:1@sha256:…"
+           command ""
+           at Dockerfile:11 Dockerfile:12
+        #6 file #4 copy #5[/z] / follow contents create-dest wildcard empty-ok
+           name "[stage-4 3/4] COPY --from=app:1 /z /"
+           at Dockerfile:11
+        #7 file #6 copy #5[/w] / follow contents create-dest wildcard empty-ok
+           name "[stage-4 4/4] COPY --from=app:1 /w /"
+           at Dockerfile:12
+        => #7
     "#);
     insta::assert_snapshot!(fake.asked().join("\n"), @"
     [internal] load metadata for docker.io/library/alpine:latest linux/amd64
@@ -66,36 +67,37 @@ fn targets() {
 fn triggers_run_first() {
     let text = "FROM triggers\nARG T=x\nRUN after\n";
     insta::assert_snapshot!(check(text), @r#"
-    #0 source docker-image://docker.io/library/triggers:latest@sha256:… (linux/amd64)
-       name "[1/2] FROM docker.io/library/triggers:latest@sha256:…"
-       command "FROM triggers"
-       at Dockerfile:1
-    #1 source local://context
-       local.session=s
-       local.sharedkeyhint=context
-       name "[internal] load build context"
-    #2 file #0 copy #1[/] /src follow contents create-dest wildcard empty-ok
-       name "[2/5] ONBUILD COPY . /src"
-       at Dockerfile:1
-    #3 exec ["/bin/sh", "-c", "make $T"] (linux/amd64)
-       env ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] cwd /
-       mount / bind #2 -> 0
-       name "[3/5] ONBUILD RUN make $T"
-       command "RUN make $T"
-       at Dockerfile:1
-    #4 source docker-image://docker.io/library/alpine:latest@sha256:… (linux/amd64)
-       name "FROM docker.io/library/alpine:latest@sha256:…"
-       at Dockerfile:1
-    #5 file #3 copy #4[/etc] /etc follow contents create-dest wildcard empty-ok
-       name "[4/5] ONBUILD COPY --from=alpine /etc /etc"
-       at Dockerfile:1
-    #6 exec ["/bin/sh", "-c", "after"] (linux/amd64)
-       env ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "T=x"] cwd /
-       mount / bind #5 -> 0
-       name "[5/5] RUN after"
-       command "RUN after"
-       at Dockerfile:3
-    => #6
+        #0 source docker-image://docker.io/library/triggers:latest@sha256:… (linux/amd64)
+           name "[1/2] FROM docker.io/library/triggers:latest@sha256:…"
+           command "FROM triggers"
+           at Dockerfile:1
+        #1 source local://context
+           local.session=s
+           local.sharedkeyhint=context
+           name "[internal] load build context"
+        #2 file #0 copy #1[/] /src follow contents create-dest wildcard empty-ok
+           name "[2/5] ONBUILD COPY . /src"
+           at Dockerfile:1
+        #3 exec ["/bin/sh", "-c", "make $T"] (linux/amd64)
+           env ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] cwd /
+           mount / bind #2 -> 0
+           name "[3/5] ONBUILD RUN make $T"
+           command "RUN make $T"
+           at Dockerfile:1
+        #4 source docker-image://docker.io/library/alpine:latest@sha256:… (linux/amd64)
+           name "FROM docker.io/library/alpine:latest@sha256:…"
+           command ""
+           at Dockerfile:1
+        #5 file #3 copy #4[/etc] /etc follow contents create-dest wildcard empty-ok
+           name "[4/5] ONBUILD COPY --from=alpine /etc /etc"
+           at Dockerfile:1
+        #6 exec ["/bin/sh", "-c", "after"] (linux/amd64)
+           env ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "T=x"] cwd /
+           mount / bind #5 -> 0
+           name "[5/5] RUN after"
+           command "RUN after"
+           at Dockerfile:3
+        => #6
     "#);
     insta::assert_snapshot!(config(text), @r#"
     linux/amd64

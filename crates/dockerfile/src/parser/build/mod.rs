@@ -198,7 +198,11 @@ pub(super) fn build(statement: Statement<'_>, escape: char, lines: &mut Lines<'_
     let whole = line.part().trim();
     let command = Command::split(whole, escape);
     let args = command.arguments(escape);
-    let heredocs = read_heredocs(&command, whole, escape, lines).map_err(|fault| (fault, last_line))?;
+    let heredocs = match read_heredocs(&command, whole, escape, lines) {
+        Ok(heredocs) => heredocs,
+        // One that never ends took the rest of the file.
+        Err(fault) => return Err((fault, last_line.max(lines.number()))),
+    };
     let last_line = if heredocs.is_empty() { last_line } else { lines.number() };
     let finish = || {
         let args = args?;
