@@ -17,6 +17,7 @@ mod template;
 mod timestamp;
 mod units;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -80,10 +81,25 @@ fn parse<T: FromArgMatches>(command: Command, arguments: Vec<std::ffi::OsString>
     let matches = command.try_get_matches_from_mut(arguments);
     matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| {
         // A reader that went away must not turn help into a failure.
-        let _ = error.print();
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => CliError::Exit(0),
-            _ => CliError::Exit(1),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                CliError::Exit(0)
+            }
+            // A command without its subcommand is a question for help, too.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = write!(std::io::stdout(), "{}", error.render());
+                CliError::Exit(0)
+            }
+            // The same when other arguments, or the environment, say something.
+            ErrorKind::MissingSubcommand => {
+                let _ = command.print_help();
+                CliError::Exit(0)
+            }
+            _ => {
+                let _ = error.print();
+                CliError::Exit(1)
+            }
         }
     })
 }

@@ -287,7 +287,7 @@ impl Worker {
 
     /// A secret of the client. `None` when it is optional and the client has none.
     pub async fn secret(&self, id: &str, optional: bool, cx: &OpContext<Build>) -> Result<Option<Vec<u8>>, StepError> {
-        let ids: Vec<String> = cx.jobs().iter().flat_map(|job| job.sessions()).collect();
+        let ids: Vec<String> = cx.askable().iter().flat_map(|job| job.sessions()).collect();
         let mut missing = None;
         for session in ids {
             let session = match self.sessions.get(&session, SESSION_WAIT).await {

@@ -3,6 +3,18 @@
 use crate::pb;
 use cooper_oci::Platform;
 
+/// Takes out of a definition, and of those within it, what says nothing: metadata and locations without any field.
+///
+/// In a map such a message is sent as a key without a value, which clients in Go read as a null pointer and fail on.
+/// Definitions that go to clients must have passed here.
+pub fn without_empty_entries(definition: &mut pb::Definition) {
+    definition.metadata.retain(|_, metadata| *metadata != pb::OpMetadata::default());
+    if let Some(source) = &mut definition.source {
+        source.locations.retain(|_, found| !found.locations.is_empty());
+        source.infos.iter_mut().filter_map(|info| info.definition.as_mut()).for_each(without_empty_entries);
+    }
+}
+
 /// The search path given to Linux steps that have none.
 pub const DEFAULT_PATH_UNIX: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The search path given to Windows steps that have none.
@@ -93,4 +105,40 @@ pub mod attrs {
     pub const CUSTOM_NAME: &str = "llb.customname";
     /// Description key: the Dockerfile instruction behind an op.
     pub const DOCKERFILE_COMMAND: &str = "com.docker.dockerfile.v1.command";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_without_content_do_not_travel() {
+        let inner = pb::Definition {
+            metadata: [("a".to_owned(), pb::OpMetadata::default())].into(),
+            source: Some(pb::Source {
+                locations: [("a".to_owned(), pb::Locations::default())].into(),
+                infos: Vec::new(),
+            }),
+            ..pb::Definition::default()
+        };
+        let range = pb::Location { source_index: 0, ranges: Vec::new() };
+        let named = pb::OpMetadata { ignore_cache: true, ..pb::OpMetadata::default() };
+        let mut outer = pb::Definition {
+            metadata: [("a".to_owned(), named), ("b".to_owned(), pb::OpMetadata::default())].into(),
+            source: Some(pb::Source {
+                locations: [
+                    ("a".to_owned(), pb::Locations { locations: vec![range] }),
+                    ("b".to_owned(), pb::Locations::default()),
+                ]
+                .into(),
+                infos: vec![pb::SourceInfo { definition: Some(inner), ..pb::SourceInfo::default() }],
+            }),
+            ..pb::Definition::default()
+        };
+        without_empty_entries(&mut outer);
+        let source = outer.source.unwrap();
+        let inner = source.infos[0].definition.as_ref().unwrap();
+        let counts = (outer.metadata.len(), source.locations.len(), inner.metadata.len());
+        assert_eq!((counts, inner.source.as_ref().unwrap().locations.len()), ((1, 1, 0), 0));
+    }
 }

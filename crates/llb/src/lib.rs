@@ -26,7 +26,10 @@ pub use builder::{
 };
 pub use caps::CapSet;
 pub use cooper_wire::pb;
-pub use definition::{DEFAULT_PATH_UNIX, DEFAULT_PATH_WINDOWS, attrs, default_path, platform_from_pb, platform_to_pb};
+pub use definition::{
+    DEFAULT_PATH_UNIX, DEFAULT_PATH_WINDOWS, attrs, default_path, platform_from_pb, platform_to_pb,
+    without_empty_entries,
+};
 pub use dump::dump;
 pub use error::Error;
 pub use git_url::{GitRef, GitUrl};

@@ -1,6 +1,6 @@
 //! What an operation may use while it works.
 
-use crate::{Domain, Event, LogAudience, StatusUpdate, flight::Audience};
+use crate::{Domain, Event, LogAudience, StatusUpdate, flight::Audience, unkept::Loaded};
 use bytes::Bytes;
 use cooper_oci::Digest;
 use std::{sync::Arc, time::SystemTime};
@@ -13,12 +13,25 @@ pub struct OpContext<D: Domain> {
     /// Ends when nobody wants the work any more. The scheduler drops the call's future then, too.
     pub cancelled: CancellationToken,
     pub(crate) audience: Arc<Audience<D>>,
+    pub(crate) loaded: Arc<Loaded<D::Job>>,
 }
 
 impl<D: Domain> OpContext<D> {
     /// The builds that want the work right now; others may join or leave later.
     pub fn jobs(&self) -> Vec<Arc<D::Job>> {
         self.audience.jobs()
+    }
+
+    /// The builds whose clients may be asked for what the work needs (secrets, agents): those that want it, then those
+    /// that have the vertex in their graphs and may come to want it. Which of them begins the work is chance.
+    pub fn askable(&self) -> Vec<Arc<D::Job>> {
+        let mut jobs = self.audience.jobs();
+        for other in self.loaded.of(&self.vertex) {
+            if !jobs.iter().any(|job| Arc::ptr_eq(job, &other)) {
+                jobs.push(other);
+            }
+        }
+        jobs
     }
 
     /// Tells everyone who watches.

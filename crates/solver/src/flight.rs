@@ -1,6 +1,6 @@
 //! Work that several builds may want at the same time: begun once, shared, stopped when nobody is left.
 
-use crate::{Domain, Event, LogAudience, Observer, OpContext, SolveError, VertexUpdate};
+use crate::{Domain, Event, LogAudience, Observer, OpContext, SolveError, VertexUpdate, unkept::Loaded};
 use cooper_oci::Digest;
 use futures::{
     FutureExt,
@@ -125,7 +125,13 @@ impl<D: Domain, T: Clone + Send + Sync + 'static> Flights<D, T> {
     }
 
     /// Joins the work under `key`, which `begin` starts when there is none.
-    pub fn join<F, Fut>(self: &Arc<Self>, key: &Digest, member: Member<D>, begin: F) -> Joined<D, T>
+    pub fn join<F, Fut>(
+        self: &Arc<Self>,
+        key: &Digest,
+        member: Member<D>,
+        loaded: Arc<Loaded<D::Job>>,
+        begin: F,
+    ) -> Joined<D, T>
     where
         F: FnOnce(OpContext<D>) -> Fut,
         Fut: Future<Output = Result<T, SolveError<D>>> + Send + 'static,
@@ -139,7 +145,7 @@ impl<D: Domain, T: Clone + Send + Sync + 'static> Flights<D, T> {
         let audience = Arc::new(Audience::new());
         let cancel = CancellationToken::new();
         let id = audience.join(member);
-        let cx = OpContext { vertex: vertex.clone(), cancelled: cancel.clone(), audience: audience.clone() };
+        let cx = OpContext { vertex: vertex.clone(), cancelled: cancel.clone(), audience: audience.clone(), loaded };
         let work = begin(cx);
         let (token, flights, own) = (cancel.clone(), Arc::downgrade(self), (key.clone(), audience.clone()));
         let task = tokio::spawn(async move {

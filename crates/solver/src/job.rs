@@ -4,6 +4,7 @@ use crate::{
     CacheMap, Domain, Edge, Event, Key, KeyInput, KeyRecord, KeyStore, Observer, OpContext, SolveError, Vertex,
     VertexUpdate,
     flight::{Audience, Flights, Member},
+    unkept::{FreshKeys, Loaded},
 };
 use cooper_oci::Digest;
 use futures::{
@@ -48,6 +49,9 @@ struct SolverShared<D: Domain> {
     resolving: Arc<Flights<D, Arc<CacheMap>>>,
     running: Arc<Flights<D, Outputs<D>>>,
     slots: Option<Arc<Semaphore>>,
+    fresh: FreshKeys,
+    /// By the data of builds, which lives as long as they do.
+    loaded: Arc<Loaded<D::Job>>,
 }
 
 impl<D: Domain> Solver<D> {
@@ -59,6 +63,8 @@ impl<D: Domain> Solver<D> {
                 resolving: Arc::new(Flights::new()),
                 running: Arc::new(Flights::new()),
                 slots: options.max_parallelism.map(|n| Arc::new(Semaphore::new(n.max(1)))),
+                fresh: FreshKeys::default(),
+                loaded: Arc::default(),
             }),
         }
     }
@@ -145,6 +151,8 @@ struct Node<D: Domain> {
     solved: Memo<Solved<D>, D>,
     /// Whether the observer has been told of an end.
     reported: AtomicBool,
+    /// The key that live builds share, where the cache is ignored.
+    fresh: Mutex<Option<Arc<Key>>>,
 }
 
 struct Keyed {
@@ -152,6 +160,13 @@ struct Keyed {
     definition: Key,
     record: KeyRecord,
     volatile: bool,
+}
+
+impl<D: Domain> Drop for JobInner<D> {
+    fn drop(&mut self) {
+        let vertices: Vec<Digest> = self.nodes.get_mut().keys().cloned().collect();
+        self.shared.loaded.remove(&vertices, &self.data);
+    }
 }
 
 impl<D: Domain> Job<D> {
@@ -174,7 +189,8 @@ impl<D: Domain> Job<D> {
             vertex: vertex.clone(),
             name: String::new(),
         });
-        OpContext { vertex, cancelled: self.inner.cancel.child_token(), audience }
+        let loaded = self.inner.shared.loaded.clone();
+        OpContext { vertex, cancelled: self.inner.cancel.child_token(), audience, loaded }
     }
 
     /// Adds a read-only memory that is asked after the solver's own.
@@ -225,8 +241,10 @@ impl<D: Domain> Job<D> {
 
     /// Adds vertices. One that is known already stays; ignoring the cache is then or-ed.
     pub fn load(&self, vertices: impl IntoIterator<Item = Vertex<D>>) {
+        let mut digests = Vec::new();
         let mut nodes = self.inner.nodes.lock();
         for vertex in vertices {
+            digests.push(vertex.digest.clone());
             for edge in &vertex.inputs {
                 if let Some(node) = nodes.get(&edge.vertex) {
                     node.needed.lock().insert(edge.output);
@@ -235,6 +253,8 @@ impl<D: Domain> Job<D> {
             let known = nodes.entry(vertex.digest.clone()).or_insert_with(|| Arc::new(Node::new(vertex.clone())));
             known.ignore_cache.fetch_or(vertex.ignore_cache, Ordering::Relaxed);
         }
+        drop(nodes);
+        self.inner.shared.loaded.add(&digests, &self.inner.data);
     }
 
     /// The key of an edge's vertex, computed without running anything that its content does not need.
@@ -291,6 +311,7 @@ impl<D: Domain> Node<D> {
             keyed: Mutex::default(),
             solved: Mutex::default(),
             reported: AtomicBool::new(false),
+            fresh: Mutex::default(),
         }
     }
 
@@ -383,18 +404,26 @@ impl<D: Domain> JobInner<D> {
             return Ok(keyed(alias, record));
         }
         if !map.dependencies.iter().any(|d| d.content) {
-            let canonical = if ignore { record.unique_key() } else { definition.clone() };
+            let canonical = if ignore { self.fresh_key(node, &record) } else { definition.clone() };
             return Ok(keyed(canonical, record));
         }
         let by_content = self.content_record(node, &map, record).await?;
         if ignore {
-            return Ok(keyed(by_content.unique_key(), by_content));
+            return Ok(keyed(self.fresh_key(node, &by_content), by_content));
         }
         let canonical = by_content.key();
         if self.load(&canonical, &node.needed()).is_some() {
             self.shared.store.add_alias(&definition, &canonical);
         }
         Ok(keyed(canonical, by_content))
+    }
+
+    /// A key under which no earlier build has left anything.
+    fn fresh_key(&self, node: &Node<D>, record: &KeyRecord) -> Key {
+        let fresh = self.shared.fresh.get(&node.vertex.digest, record.key(), || record.unique_key());
+        let key = Key::clone(&fresh);
+        *node.fresh.lock() = Some(fresh);
+        key
     }
 
     /// Asks the op and the inputs' keys at the same time. Inputs whose content will be needed begin meanwhile.
@@ -472,7 +501,8 @@ impl<D: Domain> JobInner<D> {
             return op.cache_map(&cx).await.map(Arc::new).map_err(|e| self.failed(node, None, node.fail(e)));
         }
         let own = node.clone();
-        let joined = self.shared.resolving.join(&node.vertex.digest, self.member(node), move |cx| async move {
+        let (member, loaded) = (self.member(node), self.shared.loaded.clone());
+        let joined = self.shared.resolving.join(&node.vertex.digest, member, loaded, move |cx| async move {
             cx.audience.start();
             op.cache_map(&cx).await.map(Arc::new).map_err(|e| own.fail(e))
         });
@@ -531,6 +561,19 @@ impl<D: Domain> JobInner<D> {
             self.report_cached(&node.vertex.digest);
             return Ok(solved(outputs, true));
         }
+        // Another build that still lives has done it under the key that both share.
+        let is_fresh = ignore && node.fresh.lock().as_deref() == Some(&keyed.canonical);
+        if is_fresh && let Some(outputs) = self.shared.store.load(&keyed.canonical, &node.needed()) {
+            if node.vertex.op.resolves() {
+                node.reported.store(true, Ordering::Relaxed);
+            } else {
+                self.report(node, None, false, None);
+            }
+            for edge in &node.vertex.inputs {
+                self.report_cached(&edge.vertex);
+            }
+            return Ok(solved(Arc::new(outputs), false));
+        }
         let mut attempt = 0;
         loop {
             let inputs = node.vertex.inputs.iter().map(|edge| self.clone().edge(edge.clone()));
@@ -539,8 +582,9 @@ impl<D: Domain> JobInner<D> {
                 self.report_cached(&edge.vertex);
             }
             let (own, shared, run_key) = (node.clone(), self.shared.clone(), keyed.clone());
-            let joined = self.shared.running.join(&keyed.canonical.0, self.member(node), move |cx| async move {
-                shared.run(&own, &run_key, ignore, inputs, cx).await
+            let (member, loaded) = (self.member(node), self.shared.loaded.clone());
+            let joined = self.shared.running.join(&keyed.canonical.0, member, loaded, move |cx| async move {
+                shared.run(&own, &run_key, ignore && !is_fresh, inputs, cx).await
             });
             match joined.wait().await {
                 Ok(outputs) => {
@@ -601,7 +645,12 @@ impl<D: Domain> JobInner<D> {
     fn context(&self, node: &Node<D>) -> OpContext<D> {
         let audience = Audience::new();
         audience.join(self.member(node));
-        OpContext { vertex: node.vertex.digest.clone(), cancelled: self.cancel.clone(), audience: Arc::new(audience) }
+        OpContext {
+            vertex: node.vertex.digest.clone(),
+            cancelled: self.cancel.clone(),
+            audience: Arc::new(audience),
+            loaded: self.shared.loaded.clone(),
+        }
     }
 
     fn report(&self, node: &Node<D>, started: Option<SystemTime>, cached: bool, error: Option<String>) {

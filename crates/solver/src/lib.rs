@@ -20,6 +20,7 @@ mod progress;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unkept;
 
 pub use context::OpContext;
 pub use job::{Identity, Job, Solved, Solver, SolverOptions};

@@ -207,6 +207,37 @@ async fn an_ignored_cache_reaches_what_is_behind() {
 }
 
 #[tokio::test]
+async fn builds_that_live_together_share_what_ignores_the_cache() {
+    let kit = Kit::new();
+    let runs = || kit.runs.lock().get("b").copied().unwrap_or(0);
+    kit.build("a b=a c=b", "c").await;
+    let (one, _) = kit.job("a b^=a c=b", None);
+    one.solve(&edge("c")).await.unwrap();
+    let (two, _) = kit.job("a b^=a c=b", None);
+    two.solve(&edge("c")).await.unwrap();
+    assert_eq!(runs(), 2, "once for each of them would be three");
+    drop(one);
+    let (three, _) = kit.job("a b^=a", None);
+    three.solve(&edge("b")).await.unwrap();
+    assert_eq!(runs(), 2, "the second build still lives");
+    drop((two, three));
+    let (four, _) = kit.job("a b^=a", None);
+    four.solve(&edge("b")).await.unwrap();
+    assert_eq!(runs(), 3, "nobody is left to share with");
+}
+
+#[tokio::test]
+async fn work_may_ask_every_build_that_has_its_vertex() {
+    let kit = Kit::new();
+    let (one, _) = kit.job("a b=a", None);
+    let (two, _) = kit.job("a", None);
+    let asked = |job: &Job<_>, vertex: &str| job.context(edge(vertex).vertex).askable().len();
+    assert_eq!((asked(&one, "a"), asked(&one, "b"), asked(&two, "b")), (2, 1, 2));
+    drop(one);
+    assert_eq!(asked(&two, "b"), 1);
+}
+
+#[tokio::test]
 async fn a_failure_is_reported_where_it_happens() {
     let kit = Kit::new();
     insta::assert_snapshot!(kit.build("a b!=a c=b", "c").await, @"error: b failed | ran a b | a b!");

@@ -224,7 +224,9 @@ impl LlbBridge for GatewayService {
 
     async fn inputs(&self, request: Request<pb::InputsRequest>) -> Result<Response<pb::InputsResponse>, Status> {
         let gateway = self.build(&request).await?;
-        Ok(Response::new(pb::InputsResponse { definitions: gateway.inputs().clone() }))
+        let mut definitions = gateway.inputs().clone();
+        definitions.values_mut().for_each(cooper_llb::without_empty_entries);
+        Ok(Response::new(pb::InputsResponse { definitions }))
     }
 
     async fn warn(&self, request: Request<pb::WarnRequest>) -> Result<Response<pb::WarnResponse>, Status> {

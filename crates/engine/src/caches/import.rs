@@ -268,7 +268,7 @@ impl Imported {
         drop(lost);
         let mut tree = Tree::default();
         for one in &lazy.layers {
-            let layer = self.worker.layers.by_chain(&one.chain, || self.record(one, &tree));
+            let layer = self.worker.layers.by_chain(&one.chain, None, || self.record(one, &tree));
             layer.offer(Provider {
                 descriptor: one.descriptor.clone(),
                 source: lazy.blobs.clone(),

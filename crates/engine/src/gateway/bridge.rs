@@ -474,12 +474,14 @@ impl Bridge {
     pub(crate) async fn load_within(
         &self,
         outer: Option<&OpDigest>,
-        definition: pb::Definition,
+        mut definition: pb::Definition,
         policies: &[cooper_wire::sourcepolicy::Policy],
     ) -> Result<Option<Ref>, BuildError> {
         if definition.def.is_empty() {
             return Ok(None);
         }
+        // Clients get it back with the ref.
+        cooper_llb::without_empty_entries(&mut definition);
         let governed = self.governed(definition.clone(), policies).await?;
         let graph = Graph::decode(governed, &self.inner.engine.caps)?;
         let builds = graph.vertices().iter().filter(|v| matches!(v.op.op, Some(pb::op::Op::Build(_))));

@@ -112,6 +112,8 @@ impl Worker {
             .blobs
             .get(&key(packing))
             .filter(|_| !packing.seekable)
+            // Unless a compression is insisted on, an image's layer stays the archive that the image names.
+            .filter(|d| packing.force || record.archive.as_ref().is_none_or(|archive| *archive == d.digest))
             .filter(|d| self.layers.content.contains(&d.digest));
         if let Some(desc) = wanted {
             return Some(made(desc.clone(), store));
@@ -133,7 +135,9 @@ impl Worker {
             };
             return Some(made(provider.descriptor, source));
         }
-        let stored = record.blobs.values().find(|d| fits(d) && self.layers.content.contains(&d.digest))?;
+        let mut stored: Vec<_> = record.blobs.values().filter(|d| fits(d)).collect();
+        stored.sort_by_key(|d| record.archive.as_ref() != Some(&d.digest));
+        let stored = stored.into_iter().find(|d| self.layers.content.contains(&d.digest))?;
         Some(made(stored.clone(), store))
     }
 

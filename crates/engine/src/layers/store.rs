@@ -114,6 +114,9 @@ pub struct LayerRecord {
     pub diff_id: Option<DiffId>,
     /// Identity together with what lies below, for layers of images.
     pub chain: Option<ChainId>,
+    /// The archive that the layer's image names, for layers of images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Digest>,
     /// Known archives by compression name; their bytes may or may not be here.
     pub blobs: BTreeMap<String, Descriptor>,
     /// Bytes on disk of the files, once measured.
@@ -143,6 +146,7 @@ impl LayerRecord {
             snapshot: None,
             diff_id: None,
             chain: None,
+            archive: None,
             blobs: BTreeMap::new(),
             size: None,
             loose: false,
@@ -267,6 +271,15 @@ impl Layer {
         self.provider.lock().clone()
     }
 
+    /// Whether nothing speaks against `archive` being the archive of this layer of an image.
+    fn may_be(&self, archive: &Digest) -> bool {
+        let record = self.record.lock();
+        let mut known = record.blobs.values().map(|desc| &desc.digest);
+        record.archive.is_none()
+            && (record.blobs.is_empty() || known.any(|digest| digest == archive))
+            && self.provider.lock().as_ref().is_none_or(|p| p.descriptor.digest == *archive)
+    }
+
     /// Says where the archive can be had from now.
     pub fn set_provider(&self, provider: Provider) {
         *self.provider.lock() = Some(provider);
@@ -297,14 +310,15 @@ pub struct LayerStore {
     /// File trees.
     pub snapshots: Arc<dyn Snapshotter>,
     layers: RwLock<HashMap<LayerId, Arc<Layer>>>,
-    chains: RwLock<HashMap<ChainId, LayerId>>,
+    /// Images may hold the same layers as different archives; each is a layer of its own.
+    chains: RwLock<HashMap<ChainId, Vec<LayerId>>>,
 }
 
 impl LayerStore {
     /// Reads the records. Snapshots that no record names are removed: they are what a crash left.
     pub fn open(meta: Arc<Meta>, content: Store, snapshots: Arc<dyn Snapshotter>) -> Result<Self, MetaError> {
         let mut layers = HashMap::new();
-        let mut chains = HashMap::new();
+        let mut chains: HashMap<ChainId, Vec<LayerId>> = HashMap::new();
         let existing: std::collections::HashSet<String> =
             snapshots.list().unwrap_or_default().into_iter().map(|id| id.as_str().to_owned()).collect();
         let mut named = std::collections::HashSet::new();
@@ -315,7 +329,7 @@ impl LayerStore {
             named.extend(record.snapshot.clone());
             let id = LayerId(id);
             if let Some(chain) = &record.chain {
-                chains.insert(chain.clone(), id.clone());
+                chains.entry(chain.clone()).or_default().push(id.clone());
             }
             layers.insert(id.clone(), Arc::new(Layer::new(id, record, None)));
         }
@@ -344,17 +358,36 @@ impl LayerStore {
         let id = LayerId::random();
         self.meta.put(Table::Layers, id.as_str(), &record);
         if let Some(chain) = &record.chain {
-            self.chains.write().insert(chain.clone(), id.clone());
+            self.chains.write().entry(chain.clone()).or_default().push(id.clone());
         }
         let layer = Arc::new(Layer::new(id.clone(), record, None));
         self.layers.write().insert(id, layer.clone());
         layer
     }
 
-    /// The layer of an image by its chain id, made by `record` when it is new.
-    pub fn by_chain(&self, chain: &ChainId, record: impl FnOnce() -> LayerRecord) -> Arc<Layer> {
-        let known = self.chains.read().get(chain).cloned().and_then(|id| self.get(&id));
-        known.unwrap_or_else(|| self.add(LayerRecord { chain: Some(chain.clone()), ..record() }))
+    /// The layer of an image by its chain id, made by `record` when it is new. With `archive` it is the one that images
+    /// hold as this archive, so that it is written as it came; without, any.
+    pub fn by_chain(
+        &self,
+        chain: &ChainId,
+        archive: Option<&Digest>,
+        record: impl FnOnce() -> LayerRecord,
+    ) -> Arc<Layer> {
+        let known = self.chains.read().get(chain).cloned().unwrap_or_default();
+        let known: Vec<_> = known.iter().filter_map(|id| self.get(id)).collect();
+        let new = || self.add(LayerRecord { chain: Some(chain.clone()), archive: archive.cloned(), ..record() });
+        let Some(archive) = archive else { return known.into_iter().next().unwrap_or_else(new) };
+        if let Some(same) = known.iter().find(|layer| layer.record.lock().archive.as_ref() == Some(archive)) {
+            return same.clone();
+        }
+        // One that no image has named yet.
+        match known.into_iter().find(|layer| layer.may_be(archive)) {
+            Some(open) => {
+                self.update(&open, |record| record.archive = Some(archive.clone()));
+                open
+            }
+            None => new(),
+        }
     }
 
     /// Whether there is a layer of an image with this chain id.
@@ -404,7 +437,13 @@ impl LayerStore {
         drop(layers);
         let record = layer.record.lock();
         if let Some(chain) = &record.chain {
-            self.chains.write().remove(chain);
+            let mut chains = self.chains.write();
+            if let Some(known) = chains.get_mut(chain) {
+                known.retain(|known| known != id);
+            }
+            if chains.get(chain).is_some_and(Vec::is_empty) {
+                chains.remove(chain);
+            }
         }
         let files = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok());
         for snapshot in files.into_iter().chain(layer.skeleton.lock().take().and_then(|skeleton| skeleton.0)) {

@@ -39,7 +39,7 @@ pub async fn forward(
     options: &pb::SshOpt,
     cx: &OpContext<Build>,
 ) -> Result<Option<AgentSocket>, StepError> {
-    let sessions: Vec<String> = cx.jobs().iter().flat_map(|job| job.sessions()).collect();
+    let sessions: Vec<String> = cx.askable().iter().flat_map(|job| job.sessions()).collect();
     forward_for(worker, options, &sessions).await
 }
 

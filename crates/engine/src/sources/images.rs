@@ -152,7 +152,7 @@ impl Worker {
         let mut tree = Tree::default();
         let chain = chain_ids(diffs);
         for ((chain, diff), desc) in chain.iter().zip(diffs).zip(&image.layers).take(limit.unwrap_or(usize::MAX)) {
-            let layer = self.layers.by_chain(chain, || LayerRecord {
+            let layer = self.layers.by_chain(chain, Some(&desc.digest), || LayerRecord {
                 diff_id: Some(diff.clone()),
                 ..LayerRecord::new(kind, format!("pulled from {name}"), tree.tops())
             });
