@@ -756,9 +756,10 @@ fn snapshot_choice(name: &str, level: cooper_sandbox::Level) -> Result<cooper_sn
     Ok(if plain { cooper_snapshot::Choice::Native } else { choice })
 }
 
-/// The kind of snapshots that works below a directory.
-pub fn probe_snapshots(dir: &Path) -> Result<&'static str, OpenError> {
+/// The kind of snapshots that works below a directory, and why a faster one does not.
+pub fn probe_snapshots(dir: &Path) -> Result<(&'static str, Option<std::io::Error>), OpenError> {
     make_dir(dir)?;
-    let choice = "auto".parse().map_err(OpenError::Snapshots)?;
-    Ok(cooper_snapshot::open(dir, choice).map_err(OpenError::Snapshots)?.kind())
+    let refusal = cooper_snapshot::overlay_refusal(dir);
+    let kind = cooper_snapshot::probe(dir).map_err(OpenError::Snapshots)?.kind();
+    Ok((kind, refusal))
 }

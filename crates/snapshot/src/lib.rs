@@ -34,7 +34,7 @@ pub use error::{Error, Result};
 pub use id::{InvalidSnapshotId, SnapshotId};
 pub use native::Native;
 pub use overlay::{Overlay, OverlayFlavour};
-pub use probe::{Choice, open, probe};
+pub use probe::{Choice, open, overlay_refusal, probe};
 
 use std::path::PathBuf;
 

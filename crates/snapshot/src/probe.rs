@@ -39,6 +39,11 @@ pub fn probe(root: &Path) -> Result<Box<dyn Snapshotter>> {
     open(root, Choice::Auto)
 }
 
+/// Why overlayfs doesn't work in a directory, which must exist; `None`: it does.
+pub fn overlay_refusal(root: &Path) -> Option<io::Error> {
+    flavour(root).err()
+}
+
 /// Opens what was chosen. Each kind keeps its own subdirectory of `root`, so that a root which moves between kinds
 /// mixes nothing up.
 ///
@@ -137,6 +142,7 @@ mod tests {
         let tree = mount::detached(&overlay).unwrap();
         let root = format!("/proc/self/fd/{}/root", std::os::fd::AsRawFd::as_raw_fd(&tree));
         assert_eq!(probe(Path::new(&root)).unwrap().kind(), "native");
+        assert!(overlay_refusal(Path::new(&root)).is_some() && overlay_refusal(dir.path()).is_none());
         let error = open(Path::new(&root), Choice::Overlay).err().unwrap().to_string();
         assert!(error.starts_with("overlayfs does not work in /proc/self/fd/"), "{error}");
     }

@@ -35,8 +35,15 @@ pub fn run(flags: &DoctorFlags) -> Result<()> {
     }
     text.push_str("\nsnapshots:\n");
     match cooper_engine::probe_snapshots(&scratch.0.join("snapshots")) {
-        Ok(kind) => {
+        Ok((kind, refusal)) => {
             let _ = writeln!(text, "  {kind}");
+            if let Some(refusal) = refusal {
+                let _ = writeln!(
+                    text,
+                    "  note: overlayfs does not work in the state directory ({refusal}), so every step begins with a copy of its \
+                     files; a directory on a disk or volume of its own (--root) is faster"
+                );
+            }
         }
         Err(error) => {
             let _ = writeln!(text, "  none: {error}");

@@ -91,7 +91,10 @@ struct Places {
 
 impl Places {
     fn of_process() -> Self {
-        let root = rustix::process::geteuid().is_root() && !in_user_namespace();
+        let root = match cooper_sandbox::userns::entered() {
+            Some(uid) => uid == 0,
+            None => rustix::process::geteuid().is_root() && !in_user_namespace(),
+        };
         Self::new(root, process_env)
     }
 
