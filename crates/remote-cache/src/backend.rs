@@ -4,6 +4,7 @@ use crate::{Cache, Error, Result};
 use async_trait::async_trait;
 use cooper_content::BlobSource;
 use cooper_oci::{Descriptor, Digest};
+use jiff::Timestamp;
 use std::{fmt, sync::Arc, time::SystemTime};
 
 /// One cache at one place, opened with the attributes that a client gave. Implementations hide their own retries:
@@ -39,6 +40,40 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// its entries are still there.
     fn is_atomic(&self) -> bool {
         false
+    }
+
+    /// What is published, when `cache` is just what is there already.
+    async fn unchanged(&self, cache: &Cache) -> Result<Option<Published>> {
+        let _ = cache;
+        Ok(None)
+    }
+
+    /// For places without conditional writes: leaves word that `cache` is about to be written, with its entries. `None`: the
+    /// place keeps nothing of the kind, and writers can only look again later.
+    async fn announce(&self, cache: &Cache) -> Option<Intent> {
+        let _ = cache;
+        None
+    }
+
+    /// Every word that was left and not taken back. Whatever was announced before this was called is among them.
+    async fn intents(&self) -> Result<Vec<Intent>> {
+        Ok(Vec::new())
+    }
+
+    /// The entries of an intent; `None` when it is gone.
+    async fn intended(&self, intent: &Intent) -> Result<Option<Cache>> {
+        let _ = intent;
+        Ok(None)
+    }
+
+    /// Notes that the writer of `own` is done, and that `part_of` has its entries, `cache`.
+    async fn conclude(&self, own: &Intent, cache: &Cache, part_of: &Version) {
+        let _ = (own, cache, part_of);
+    }
+
+    /// Takes an intent back. That it stays costs the next writers requests and nothing else.
+    async fn retract(&self, intent: &Intent) {
+        let _ = intent;
     }
 
     /// Layers to send at a time.
@@ -95,6 +130,21 @@ pub struct Stored {
 /// Names one version of a cache document at its place; only compared for equality.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Version(pub String);
+
+/// A writer's word that entries are about to be written.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// What it is kept under.
+    pub name: String,
+    /// The manifest with its entries, unlike any other.
+    pub descriptor: Descriptor,
+    /// When it was made, by the writer's clock.
+    pub at: Timestamp,
+    /// The version of the document that has its entries, when its writer is done.
+    pub part_of: Option<Version>,
+    /// Entries of others, who are done, that are kept in it too: it has taken the place of their word.
+    pub carried: Option<Cache>,
+}
 
 /// What became of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,6 +64,16 @@ impl Document {
 
 /// The two documents of a cache: the cache document, then the manifest.
 pub fn documents(cache: &Cache, shape: Shape, place: &str) -> Result<(Document, Document)> {
+    documents_with(cache, shape, place, BTreeMap::new())
+}
+
+/// The same with annotations of the manifest.
+pub fn documents_with(
+    cache: &Cache,
+    shape: Shape,
+    place: &str,
+    notes: BTreeMap<String, String>,
+) -> Result<(Document, Document)> {
     if shape.image_manifest && !shape.oci {
         let reason =
             "invalid configuration for remote cache, OCI mediatypes are required for image-manifest cache format";
@@ -83,11 +93,13 @@ pub fn documents(cache: &Cache, shape: Shape, place: &str) -> Result<(Document, 
     );
     let json = |doc: serde_json::Result<Vec<u8>>| doc.map_err(|e| Error::failed(place, "cannot write the manifest")(e));
     let manifest = if shape.image_manifest {
-        let manifest = ImageManifest::new(t::OCI_MANIFEST, config.descriptor.clone(), layers);
+        let mut manifest = ImageManifest::new(t::OCI_MANIFEST, config.descriptor.clone(), layers);
+        manifest.annotations = notes;
         Document::new(t::OCI_MANIFEST, json(serde_json::to_vec(&manifest))?)
     } else {
         let media_type = if shape.oci { t::OCI_INDEX } else { t::DOCKER_INDEX };
         let mut index = ImageIndex::new(layers);
+        index.annotations = notes;
         index.media_type = Some(media_type.to_owned());
         index.manifests.push(config.descriptor.clone());
         Document::new(media_type, json(serde_json::to_vec(&index))?)

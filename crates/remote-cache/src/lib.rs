@@ -17,6 +17,7 @@ mod directory;
 mod documents;
 mod error;
 mod gha;
+mod intents;
 mod local;
 mod object;
 mod open;
@@ -27,7 +28,7 @@ mod service;
 mod tests;
 mod watched;
 
-pub use backend::{Backend, Entry, EntryKind, Published, Sent, Stored, Version};
+pub use backend::{Backend, Entry, EntryKind, Intent, Published, Sent, Stored, Version};
 pub use cache::{Cache, Layer, Link, Record, RecordKind, StepResult};
 pub use collect::{CLOCK_TOLERANCE, Collect, Collected, GRACE, collect};
 pub use config::{CONFIG_MEDIA_TYPE, MAX_CONFIG, parse, parse_described, parse_inline};

@@ -1,6 +1,6 @@
 //! Writing a document that others may be writing, too.
 
-use crate::{Backend, Cache, Error, Published, Version};
+use crate::{Backend, Cache, Error, Intent, Published, Version};
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::HashSet,
@@ -13,11 +13,15 @@ const MAX_ATTEMPTS: u32 = 64;
 const SETTLE: Duration = Duration::from_millis(25);
 /// Longest pause before another attempt.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
+/// A writer that has not been done for so long is taken for dead: longer than any request is on its way.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+/// How often one of them announces again what it writes.
+const ANNOUNCEMENTS: usize = 3;
 /// Results are refreshed when this part of their time has passed: an unchanged cache is not written again before.
 const REFRESH_PART: i32 = 10;
 
-/// Writes the document. When somebody else has written one since the build began, the two are merged; afterwards a
-/// place without conditional writes is asked whether everything is still there.
+/// Writes the document. When somebody else has written one since the build began, the two are merged; at places
+/// without conditional writes writers tell each other what they are about to write.
 ///
 /// `before` is the version that was there when the build began: no other is replaced. `ttl`: how long results may be used.
 pub async fn write(
@@ -27,14 +31,125 @@ pub async fn write(
     cache: Cache,
 ) -> Result<Published, Error> {
     let now = Timestamp::now();
-    let (mut over, mut wanted) = (before, cache);
+    let (over, mut wanted) = (before, cache);
     set_expiry(&mut wanted, ttl, now);
     if ttl.is_some()
         && let Some(found) = backend.current().await?.filter(|f| f.version == over)
     {
         keep_expiry(&mut wanted, &found.cache, ttl, now);
     }
-    let ours = wanted.clone();
+    put(backend, over, wanted).await
+}
+
+/// Writes a document over version `before`, together with what others write meanwhile.
+pub(crate) async fn put(backend: &dyn Backend, before: Option<Version>, ours: Cache) -> Result<Published, Error> {
+    if backend.is_atomic() {
+        return looking_again(backend, before, ours).await;
+    }
+    if let Some(there) = backend.unchanged(&ours).await? {
+        // Entries that this document has lost to somebody who died since come back all the same.
+        let waiting = backend.intents().await.unwrap_or_default();
+        if waiting.iter().all(|intent| intent.part_of == there.version) {
+            return Ok(there);
+        }
+    }
+    match backend.announce(&ours).await {
+        Some(own) => announced(backend, before, ours, own).await,
+        None => looking_again(backend, before, ours).await,
+    }
+}
+
+/// Writes where nobody can compare and write, after having left word. Nothing is lost, however long somebody stalls:
+///
+/// Whoever overwrites entries without having seen them looked at the document before they were there, and had left word
+/// before that. So the writer of the entries finds that word (the list is read after the write), or finds what became of
+/// the document (looked at after the list), and in the first case leaves its own, for the other to merge when it is done.
+/// One that dies in between leaves this to the next.
+async fn announced(
+    backend: &dyn Backend,
+    before: Option<Version>,
+    ours: Cache,
+    mut own: Intent,
+) -> Result<Published, Error> {
+    let (mut since, mut again) = (Instant::now(), 0);
+    let with = |wanted: Cache, own: &Intent| own.carried.as_ref().map(|more| wanted.merged(more)).unwrap_or(wanted);
+    let mut wanted = with(ours, &own);
+    let mut known = HashSet::from([own.descriptor.digest.clone()]);
+    let mut written: Option<Published> = None;
+    for attempt in 0..MAX_ATTEMPTS {
+        let mut others = backend.intents().await?;
+        let all = others.len();
+        others.retain(|intent| intent.descriptor.digest != own.descriptor.digest);
+        if all == others.len() || since.elapsed() > FORGOTTEN / 2 {
+            // Somebody has taken its name, or the list says nothing, or nobody believes it any more.
+            again += 1;
+            backend.retract(&own).await;
+            match backend.announce(&wanted).await.filter(|_| again <= ANNOUNCEMENTS) {
+                Some(next) => (own, since) = (next, Instant::now()),
+                None => return looking_again(backend, before, wanted).await,
+            }
+            known.insert(own.descriptor.digest.clone());
+            wanted = with(wanted, &own);
+            continue;
+        }
+        for intent in &others {
+            // What was part of the document that this one replaces is replaced with it.
+            let replaced = intent.part_of.is_some() && intent.part_of == before;
+            if known.insert(intent.descriptor.digest.clone())
+                && !replaced
+                && let Some(mut cache) = backend.intended(intent).await?
+            {
+                cache.expire(Timestamp::now(), SignedDuration::ZERO);
+                wanted = wanted.merged(&cache);
+            }
+        }
+        let found = backend.current().await?;
+        if let (Some(published), Some(found)) = (&written, &found)
+            && found.cache.includes(&wanted)
+        {
+            conclude(backend, before.as_ref(), &own, &wanted, &others, found.version.as_ref()).await;
+            return Ok(published.clone());
+        }
+        let over = found.as_ref().and_then(|f| f.version.clone());
+        let document = match found {
+            Some(mut found) if written.is_some() || found.version != before => {
+                found.cache.expire(Timestamp::now(), SignedDuration::ZERO);
+                wanted.merged(&found.cache)
+            }
+            _ => wanted.clone(),
+        };
+        match backend.publish(&document, over.as_ref()).await {
+            Ok(published) => written = Some(published),
+            Err(Error::Conflict { .. }) => pause(attempt).await,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Conflict { cache: backend.name() })
+}
+
+/// Takes word back that nobody needs any more.
+async fn conclude(
+    backend: &dyn Backend,
+    before: Option<&Version>,
+    own: &Intent,
+    wanted: &Cache,
+    others: &[Intent],
+    version: Option<&Version>,
+) {
+    let age = |intent: &Intent| Duration::try_from(Timestamp::now().duration_since(intent.at)).unwrap_or_default();
+    let somebody_writes = others.iter().any(|intent| intent.part_of.is_none() && age(intent) < FORGOTTEN);
+    let replaced = |intent: &&Intent| intent.part_of.is_some() && intent.part_of.as_ref() == before;
+    let needless = others.iter().filter(|intent| !somebody_writes || replaced(intent)).map(|i| backend.retract(i));
+    futures::future::join_all(needless).await;
+    match version {
+        Some(version) if somebody_writes => backend.conclude(own, wanted, version).await,
+        _ => backend.retract(own).await,
+    }
+}
+
+/// Writes where the place compares, or where nobody can leave word: looks, writes, and looks again.
+async fn looking_again(backend: &dyn Backend, before: Option<Version>, ours: Cache) -> Result<Published, Error> {
+    let (mut over, mut wanted) = (before, ours.clone());
     for attempt in 0..MAX_ATTEMPTS {
         let began = Instant::now();
         match backend.publish(&wanted, over.as_ref()).await {
@@ -54,7 +169,7 @@ pub async fn write(
         over = found.as_ref().and_then(|f| f.version.clone());
         wanted = match found {
             Some(mut found) => {
-                found.cache.expire(now, SignedDuration::ZERO);
+                found.cache.expire(Timestamp::now(), SignedDuration::ZERO);
                 ours.merged(&found.cache)
             }
             None => ours.clone(),

@@ -1,7 +1,7 @@
 //! A cache under a tag of a registry (`type=registry`), and the caches inside images there.
 
 use crate::{
-    Backend, Cache, Entry, EntryKind, Error, Published, Result, Sent, Stored, Version,
+    Backend, Cache, Entry, EntryKind, Error, Intent, Published, Result, Sent, Stored, Version,
     documents::{self, Document, Documents, Memory, Shape},
 };
 use async_trait::async_trait;
@@ -9,20 +9,25 @@ use bytes::Bytes;
 use cooper_content::BlobSource;
 use cooper_oci::{Descriptor, Digest, ImageRef};
 use cooper_registry::{Client, Progress, Pushed};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// Annotations that name repositories which have a blob, as `containerd.io/distribution.source.<host>`.
 const SOURCE_PREFIX: &str = "containerd.io/distribution.source.";
-const KIND: &str = "registry";
+pub(crate) const KIND: &str = "registry";
 /// Most tags of a repository that are looked through before a manifest is removed.
 const MAX_TAGS: usize = 2000;
 
 /// A cache under one name of a registry.
 #[derive(Debug)]
 pub struct RegistryCache {
-    client: Client,
-    reference: ImageRef,
-    shape: Shape,
+    pub(crate) client: Client,
+    pub(crate) reference: ImageRef,
+    pub(crate) shape: Shape,
+    /// Whether the registry was seen to refuse to delete.
+    pub(crate) keeps: AtomicBool,
 }
 
 impl RegistryCache {
@@ -38,7 +43,8 @@ impl RegistryCache {
             Some(v) => documents::boolean(v).ok_or_else(|| documents::failed_to_parse(KIND, "registry.insecure", v))?,
         };
         let client = if insecure { client.insecure() } else { client };
-        Ok(Self { client, reference: reference.with_default_tag(), shape: Shape::parse(KIND, attrs)? })
+        let (reference, shape) = (reference.with_default_tag(), Shape::parse(KIND, attrs)?);
+        Ok(Self { client, reference, shape, keeps: AtomicBool::new(false) })
     }
 
     /// What it is called.
@@ -46,7 +52,7 @@ impl RegistryCache {
         &self.reference
     }
 
-    fn failed(&self, doing: &str) -> impl FnOnce(cooper_registry::Error) -> Error + use<> {
+    pub(crate) fn failed(&self, doing: &str) -> impl FnOnce(cooper_registry::Error) -> Error + use<> {
         let (cache, doing) = (self.name(), doing.to_owned());
         move |e| if e.is_not_found() { Error::NotFound { cache } } else { Error::failed(&cache, &doing)(e) }
     }
@@ -92,7 +98,7 @@ impl RegistryCache {
         }
     }
 
-    async fn push(&self, document: &Document) -> Result<()> {
+    pub(crate) async fn push(&self, document: &Document) -> Result<()> {
         let source = Memory(document.bytes.clone());
         let nobody = Progress::default();
         let pushed = self.client.push_blob(&self.reference, &document.descriptor, &source, &[], &nobody).await;
@@ -174,12 +180,43 @@ impl Backend for RegistryCache {
                 return Err(Error::Conflict { cache: self.name() });
             }
         } else {
-            self.publish(cache, over).await?;
+            crate::publish::put(self, over.cloned(), cache.clone()).await?;
         }
         match old {
             Some(old) => self.remove(&old, cache.is_empty()).await,
             None => Ok(()),
         }
+    }
+
+    async fn unchanged(&self, cache: &Cache) -> Result<Option<Published>> {
+        let (_, manifest) = documents::documents(cache, self.shape, KIND)?;
+        let version = Version(manifest.descriptor.digest.to_string());
+        let same = self.now().await?.as_ref() == Some(&version);
+        Ok(same.then_some(Published { manifest: Some(manifest.descriptor), version: Some(version) }))
+    }
+
+    async fn announce(&self, cache: &Cache) -> Option<Intent> {
+        self.leave_word(cache).await
+    }
+
+    async fn intents(&self) -> Result<Vec<Intent>> {
+        self.words().await
+    }
+
+    async fn intended(&self, intent: &Intent) -> Result<Option<Cache>> {
+        match documents::read(self, &intent.descriptor, &self.name()).await {
+            Ok(mut caches) => Ok(caches.pop()),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn conclude(&self, own: &Intent, cache: &Cache, part_of: &Version) {
+        self.mark(own, cache, part_of).await;
+    }
+
+    async fn retract(&self, intent: &Intent) {
+        self.take_back(intent).await;
     }
 
     fn leftovers(&self) -> Option<&'static str> {

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::http::{Answer, Request, Server};
 
@@ -42,23 +42,63 @@ pub enum When {
 pub struct Proxy {
     server: Server,
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
+}
+
+/// Holds one request up on its way to the server.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<Hold>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum Hold {
+    #[default]
+    Nothing,
+    /// The next request whose method and target are these.
+    Next(String),
+    /// It is here.
+    Held,
+}
+
+impl Gate {
+    /// Keeps the caller for as long as its request is to be held.
+    fn pass(&self, request: &str) {
+        let mut hold = self.state.lock().expect("gate");
+        if matches!(&*hold, Hold::Next(wanted) if wanted == request) {
+            *hold = Hold::Held;
+            self.changed.notify_all();
+            while matches!(*hold, Hold::Held) {
+                hold = self.changed.wait(hold).expect("gate");
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
 #[derive(Debug)]
 struct State {
     when: When,
     seen: Vec<String>,
+    refused: Vec<String>,
 }
 
 impl Proxy {
     /// Starts one in front of `127.0.0.1:port`.
     #[track_caller]
     pub fn start(port: u16) -> Self {
-        let state = Arc::new(Mutex::new(State { when: When::Never, seen: Vec::new() }));
-        let shared = Arc::clone(&state);
+        let state = Arc::new(Mutex::new(State { when: When::Never, seen: Vec::new(), refused: Vec::new() }));
+        let (shared, gate) = (Arc::clone(&state), Arc::<Gate>::default());
+        let passed = Arc::clone(&gate);
         // What goes wrong with one connection is what the client has to cope with.
-        let server = Server::start(move |client| drop(serve(client, port, &shared)));
-        Self { server, state }
+        let server = Server::start(move |client| drop(serve(client, port, &shared, &passed)));
+        Self { server, state, gate }
     }
 
     /// Its port on 127.0.0.1.
@@ -73,7 +113,36 @@ impl Proxy {
 
     /// Begins to count anew, with these faults.
     pub fn plan(&self, when: When) {
-        *self.state.lock().expect("proxy") = State { when, seen: Vec::new() };
+        *self.state.lock().expect("proxy") = State { when, seen: Vec::new(), refused: Vec::new() };
+    }
+
+    /// Holds up the next request with this method and target (`PUT /v2/…`), and no other, until [`Proxy::release`]. It
+    /// reaches the server then, whether its client is still there or not.
+    pub fn hold(&self, request: &str) {
+        *self.gate.state.lock().expect("gate") = Hold::Next(request.to_owned());
+    }
+
+    /// Refuses every request whose method and target have this in them, with 405, until the next plan.
+    pub fn refuse(&self, part: &str) {
+        self.state.lock().expect("proxy").refused.push(part.to_owned());
+    }
+
+    /// Waits until that request is here.
+    #[track_caller]
+    pub fn wait_held(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut hold = self.gate.state.lock().expect("gate");
+        while !matches!(*hold, Hold::Held) {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "nobody sent the request: {hold:?}");
+            hold = self.gate.changed.wait_timeout(hold, left).expect("gate").0;
+        }
+    }
+
+    /// Lets it go.
+    pub fn release(&self) {
+        *self.gate.state.lock().expect("gate") = Hold::Nothing;
+        self.gate.changed.notify_all();
     }
 
     /// Requests since the last plan: method and target.
@@ -82,13 +151,16 @@ impl Proxy {
     }
 }
 
-fn serve(mut client: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Result<()> {
+fn serve(mut client: TcpStream, port: u16, state: &Mutex<State>, gate: &Gate) -> std::io::Result<()> {
     let Some(request) = Request::read(&client)? else { return Ok(()) };
     let fault = {
         let mut state = state.lock().expect("proxy");
         let number = state.seen.len();
-        state.seen.push(format!("{} {}", request.method, request.target));
+        let line = format!("{} {}", request.method, request.target);
+        let refused = state.refused.iter().any(|part| line.contains(part.as_str()));
+        state.seen.push(line);
         match state.when {
+            _ if refused => Some(Fault::Status(405)),
             When::Once(at, fault) if number == at => Some(fault),
             When::From(at, fault) if number >= at => Some(fault),
             _ => None,
@@ -101,6 +173,7 @@ fn serve(mut client: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Res
         Some(Fault::Reset) => return reset(client),
         _ => {}
     }
+    gate.pass(&format!("{} {}", request.method, request.target));
     let answer = forward(&request, port)?;
     match fault {
         Some(Fault::LostAnswer) => reset(client),

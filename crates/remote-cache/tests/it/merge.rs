@@ -2,6 +2,7 @@
 
 use crate::place::{Place, cache, fetch, layers};
 use cooper_oci::Descriptor;
+use cooper_registry::{Anonymous, HostsConfig, Options, Registry};
 use cooper_remote_cache::{Backend, Cache, Collect, Collected, collect, write};
 use jiff::{SignedDuration, Timestamp};
 use std::{sync::Arc, time::Duration};
@@ -41,6 +42,92 @@ async fn twenty_writers_to_s3() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn twenty_writers_to_azure() {
     twenty(Place::azure()).await;
+}
+
+/// Tags of the repository that caches of a registry are in.
+async fn tags(place: &Place) -> Vec<String> {
+    let direct = place.beside();
+    let attrs = place.attributes("any").1;
+    let reference = attrs["ref"].replace(&place.proxy.host(), &direct.host());
+    let client = Registry::new(HostsConfig::default(), Options::default()).client(Arc::new(Anonymous));
+    let mut tags = client.tags(&reference.parse().unwrap(), 100).await.unwrap().unwrap();
+    tags.sort();
+    tags
+}
+
+/// One of twenty writers has looked, and its write reaches the registry when all others are done. `alive`: whether it
+/// learns of that. Nothing is lost, at the latest with the next export. `refused`: what the registry does not do.
+async fn stalled(alive: bool, refused: &[&str]) {
+    let place = Arc::new(Place::registry());
+    refused.iter().for_each(|part| place.proxy.refuse(part));
+    let layers = layers(&[100]);
+    let one = |number: usize| cache(&format!("writer {number}"), &layers.descriptors);
+    place.open("merge").ensure_blob(&layers.descriptors[0], &layers.store).await.unwrap();
+    write(&*place.open("merge"), None, None, one(100)).await.unwrap();
+    let left = usize::from(refused.contains(&"DELETE "));
+    let others = async |place: &Place| tags(place).await.into_iter().filter(|tag| tag != "merge").count();
+    assert_eq!(others(&place).await, left, "an ordinary export leaves no other tag, or an empty one");
+    let seen = place.open("merge").current().await.unwrap().and_then(|found| found.version);
+
+    let slow = place.beside();
+    refused.iter().for_each(|part| slow.refuse(part));
+    slow.hold("PUT /v2/cache/manifests/merge");
+    let start = |backend: Arc<dyn Backend>, number: usize| {
+        let (seen, cache) = (seen.clone(), one(number));
+        tokio::spawn(async move { write(backend.as_ref(), seen, None, cache).await.map(drop) })
+    };
+    let staller = start(place.open_behind(&slow, "merge"), 0);
+    tokio::task::block_in_place(|| slow.wait_held(Duration::from_secs(30)));
+    let rest: Vec<_> = (1..WRITERS).map(|number| start(place.open("merge"), number)).collect();
+    for writer in rest {
+        writer.await.unwrap().unwrap();
+    }
+    let all = |found: &Cache| (0..WRITERS).filter(|number| !found.includes(&one(*number))).collect::<Vec<_>>();
+    assert_eq!(
+        all(&place.open("merge").load().await.unwrap()[0].cache),
+        [0_usize; 0],
+        "others merge what it announced"
+    );
+
+    if alive {
+        slow.release();
+        staller.await.unwrap().unwrap();
+    } else {
+        staller.abort();
+        slow.release();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let left = all(&place.open("merge").load().await.unwrap()[0].cache);
+        assert!(left.len() > WRITERS / 2, "its write has come through: {left:?}");
+        let seen = place.open("merge").current().await.unwrap().and_then(|found| found.version);
+        write(&*place.open("merge"), seen, None, one(0)).await.unwrap();
+    }
+    let found = place.open("merge").load().await.unwrap().remove(0);
+    assert_eq!(all(&found.cache), [0_usize; 0]);
+    let next = write(&*place.open("merge"), found.version, None, one(200)).await;
+    next.unwrap();
+    if alive && refused.is_empty() {
+        assert_eq!(others(&place).await, 0, "the next export leaves no other tag");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stalled_writer_to_a_registry_loses_nothing() {
+    stalled(true, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_write_that_outlives_its_writer_loses_nothing() {
+    stalled(false, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_where_nobody_can_delete() {
+    stalled(true, &["DELETE "]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_where_nobody_can_list_or_delete() {
+    stalled(true, &["/tags/list", "DELETE "]).await;
 }
 
 fn ending(name: &str, layers: &[Descriptor], at: Option<Timestamp>) -> Cache {

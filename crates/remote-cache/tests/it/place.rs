@@ -59,10 +59,10 @@ pub fn cache(name: &str, layers: &[Descriptor]) -> Cache {
 
 /// A service that a cache can be at.
 pub enum Service {
-    S3(#[expect(dead_code, reason = "ends when it is dropped")] ObjectServer),
-    Azure(#[expect(dead_code, reason = "ends when it is dropped")] ObjectServer),
+    S3(ObjectServer),
+    Azure(ObjectServer),
     Gha(Actions, u8),
-    Registry(#[expect(dead_code, reason = "ends when it is dropped")] testkit::Registry),
+    Registry(testkit::Registry),
 }
 
 /// A place behind a proxy.
@@ -88,6 +88,22 @@ impl Place {
         let registry = testkit::Registry::start(testkit::Access::Open);
         let port = registry.host().rsplit(':').next().unwrap().parse().unwrap();
         Self { service: Service::Registry(registry), proxy: Proxy::start(port) }
+    }
+
+    /// The same service behind another proxy; it ends with the first of the two.
+    pub fn beside(&self) -> Proxy {
+        match &self.service {
+            Service::Registry(registry) => Proxy::start(registry.port()),
+            Service::S3(server) | Service::Azure(server) => Proxy::start(server.port()),
+            Service::Gha(server, _) => Proxy::start(server.port()),
+        }
+    }
+
+    /// The cache of this name, as whoever is behind that proxy sees it.
+    pub fn open_behind(&self, proxy: &Proxy, name: &str) -> Arc<dyn Backend> {
+        let (kind, attrs) = self.attributes(name);
+        let moved = |v: String| v.replace(&self.proxy.host(), &proxy.host());
+        open(kind, &attrs.into_iter().map(|(k, v)| (k, moved(v))).collect())
     }
 
     pub fn gha(version: u8) -> Self {
