@@ -76,6 +76,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
         let _ = intent;
     }
 
+    /// Whether the place itself sees to it that what its document names stays there: nobody has to ask for that.
+    fn keeps_what_it_names(&self) -> bool {
+        false
+    }
+
     /// Layers to send at a time.
     fn parallelism(&self) -> usize {
         4

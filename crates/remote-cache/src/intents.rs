@@ -49,7 +49,7 @@ struct Notes {
 enum Found {
     /// Nothing, or nothing any more: the name may be used.
     Free,
-    Word(Intent),
+    Word(Box<Intent>),
     /// Not ours.
     Foreign,
 }
@@ -98,7 +98,13 @@ impl RegistryCache {
             Some(VOID) => Found::Free,
             Some(made) => made.parse().map_or(Found::Foreign, |at| {
                 let part_of = notes.get(PART_OF).map(|digest| Version(digest.clone()));
-                Found::Word(Intent { name: name.clone(), descriptor: root.descriptor, at, part_of, carried: None })
+                Found::Word(Box::new(Intent {
+                    name: name.clone(),
+                    descriptor: root.descriptor,
+                    at,
+                    part_of,
+                    carried: None,
+                }))
             }),
             None => Found::Foreign,
         };
@@ -114,7 +120,7 @@ impl RegistryCache {
         let Some(prefix) = self.prefix() else { return Ok(Vec::new()) };
         let (names, _) = self.names_of_words(&prefix).await;
         let found = self.look(names).await?.into_iter();
-        Ok(found.filter_map(|(_, found)| if let Found::Word(intent) = found { Some(intent) } else { None }).collect())
+        Ok(found.filter_map(|(_, found)| if let Found::Word(intent) = found { Some(*intent) } else { None }).collect())
     }
 
     /// Leaves word. `None` where the registry does not let us: the export goes on without.

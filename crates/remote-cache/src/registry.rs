@@ -195,6 +195,10 @@ impl Backend for RegistryCache {
         Ok(same.then_some(Published { manifest: Some(manifest.descriptor), version: Some(version) }))
     }
 
+    fn keeps_what_it_names(&self) -> bool {
+        true
+    }
+
     async fn announce(&self, cache: &Cache) -> Option<Intent> {
         self.leave_word(cache).await
     }

@@ -208,6 +208,8 @@ fn an_unchanged_cache_is_not_sent_again() {
         let sent: Vec<_> =
             seen.iter().filter(|r| ["POST ", "PATCH ", "PUT "].iter().any(|m| r.starts_with(m))).collect();
         assert!(sent.is_empty(), "{root}: {sent:?}");
+        let asked = seen.iter().filter(|r| r.starts_with("HEAD ") && r.contains("/blobs/")).count();
+        assert_eq!(asked, 0, "a layer that the cache names is asked for: {root}: {seen:?}");
         let read: BTreeSet<_> = downloads(&seen).into_iter().collect();
         assert!(read.len() <= 1, "more than the cache document was read: {root}: {seen:?}");
     }

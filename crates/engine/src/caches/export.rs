@@ -13,11 +13,15 @@ use crate::{
     progress::{internal_step, status::BuildStatus},
 };
 use cooper_layer::Compression;
-use cooper_remote_cache::{Backend, Role, Version, attachments, boolean};
+use cooper_oci::Digest;
+use cooper_remote_cache::{Backend, Role, Stored, Version, attachments, boolean};
 use futures::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,8 +49,24 @@ pub(crate) struct CacheExport {
 
 struct Opened {
     backend: Arc<dyn Backend>,
-    /// The version that was there when the build began. What is written meanwhile by others is merged, not replaced.
-    before: tokio::task::JoinHandle<Option<Version>>,
+    /// What was there when the build began. What is written meanwhile by others is merged, not replaced.
+    before: tokio::task::JoinHandle<Option<Before>>,
+}
+
+/// The document that an export replaces.
+#[derive(Default)]
+struct Before {
+    version: Option<Version>,
+    /// The blobs that it names.
+    blobs: HashSet<Digest>,
+}
+
+impl Before {
+    fn of(found: Stored) -> Self {
+        let (layers, attachments) = (found.cache.layers.into_iter(), found.cache.attachments.into_iter());
+        let blobs = layers.map(|layer| layer.descriptor.digest).chain(attachments.map(|desc| desc.digest));
+        Self { blobs: blobs.collect(), version: found.version }
+    }
 }
 
 /// Whether records for the config of the image are wanted.
@@ -77,7 +97,7 @@ async fn open_all(bridge: Bridge, specs: Vec<CacheSpec>) -> Result<Vec<CacheExpo
         export.opened = match open(bridge.worker(), bridge.job(), &spec, Role::Export).await {
             Ok(backend) => {
                 let reader = backend.clone();
-                let before = tokio::spawn(async move { reader.current().await.ok().flatten()?.version });
+                let before = tokio::spawn(async move { reader.current().await.ok().flatten().map(Before::of) });
                 Ok(Opened { backend, before })
             }
             // Told when the export would run, as one that may be ignored.
@@ -230,9 +250,13 @@ async fn run(
     prepared();
     let mut gathered = gathered?;
     let sent = step.begin("sending cache export");
+    let before = before.await.ok().flatten().unwrap_or_default();
+    // Where anything was missing once, everything is asked for: what is made again mends the cache.
+    let trusted = backend.keeps_what_it_names() && bridge.worker().losses.load(Ordering::Relaxed) == 0;
     let target = Target {
         backend,
-        before: before.await.ok().flatten(),
+        before: before.version,
+        there: if trusted { before.blobs } else { HashSet::new() },
         ttl: export.ttl,
         locks: bridge.worker().cache_locks.clone(),
         sent: bytes,

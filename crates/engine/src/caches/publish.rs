@@ -30,6 +30,8 @@ pub struct Target {
     pub backend: Arc<dyn Backend>,
     /// The version that the new one replaces. Any other that is found there is merged with.
     pub before: Option<Version>,
+    /// Blobs that the place has for sure.
+    pub there: HashSet<Digest>,
     /// How long results may be used.
     pub ttl: Option<Duration>,
     /// Orders writers of this process.
@@ -41,8 +43,25 @@ pub struct Target {
 /// Sends a cache. `None`: there was nothing to send.
 pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result<Option<Published>, BuildError> {
     let told = |e: Error| BuildError::refused(Chain(&e).to_string());
-    let lost = send_layers(target, &gathered, step).await.map_err(told)?;
-    let cache = without(gathered.cache, &lost);
+    let written = match attempt(target, &gathered, step, &target.there).await {
+        Err(error) if !target.there.is_empty() => {
+            tracing::debug!(%error, "what the cache named may be gone: everything is asked for");
+            attempt(target, &gathered, step, &HashSet::new()).await
+        }
+        outcome => outcome,
+    };
+    written.map_err(told)
+}
+
+/// Sends layers but those that are `there`, then the document.
+async fn attempt(
+    target: &Target,
+    gathered: &Gathered,
+    step: &Step,
+    there: &HashSet<Digest>,
+) -> Result<Option<Published>, Error> {
+    let lost = send_layers(target, gathered, step, there).await?;
+    let cache = without(gathered.cache.clone(), &lost);
     if cache.is_empty() {
         step.begin("skipping cache export for empty result")();
         return Ok(None);
@@ -50,19 +69,23 @@ pub async fn publish(target: &Target, gathered: Gathered, step: &Step) -> Result
     let lock = target.locks.of(&target.backend.name());
     let _turn = lock.lock().await;
     let done = step.begin("writing cache manifest");
-    let published = cooper_remote_cache::write(target.backend.as_ref(), target.before.clone(), target.ttl, cache)
-        .await
-        .map_err(told);
+    let published = cooper_remote_cache::write(target.backend.as_ref(), target.before.clone(), target.ttl, cache).await;
     done();
     published.map(Some)
 }
 
 /// Sends what is missing. Returns layers that could not be read: they are gone from where they came.
-async fn send_layers(target: &Target, gathered: &Gathered, step: &Step) -> Result<HashSet<Digest>, Error> {
+async fn send_layers(
+    target: &Target,
+    gathered: &Gathered,
+    step: &Step,
+    there: &HashSet<Digest>,
+) -> Result<HashSet<Digest>, Error> {
     let backend = &target.backend;
     let sources = gather::sources(gathered);
     let layers: Vec<(Descriptor, Watched)> = gather::distinct(&gathered.cache)
         .into_iter()
+        .filter(|desc| !there.contains(&desc.digest))
         .filter_map(|desc| {
             let source = sources.get(&desc.digest)?.clone();
             Some((desc, Watched::counting(source, target.sent.clone())))
