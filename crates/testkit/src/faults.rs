@@ -185,8 +185,12 @@ fn serve(mut client: TcpStream, port: u16, state: &Mutex<State>, gate: &Gate) ->
     }
 }
 
-/// The server's whole answer.
-fn forward(request: &Request, port: u16) -> std::io::Result<Vec<u8>> {
+/// The whole answer of the server at a port of 127.0.0.1.
+///
+/// # Errors
+///
+/// The connection broke.
+pub fn forward(request: &Request, port: u16) -> std::io::Result<Vec<u8>> {
     let mut server = TcpStream::connect(("127.0.0.1", port))?;
     server.set_read_timeout(Some(Duration::from_secs(90)))?;
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);

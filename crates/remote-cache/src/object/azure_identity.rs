@@ -94,7 +94,11 @@ impl Sign for AzureIdentity {
 
     async fn renew(&self) -> bool {
         match self {
-            Self::Token(tokens) => tokens.known.lock().await.take().is_some(),
+            // Requests side by side are refused together: the first has forgotten the token already.
+            Self::Token(tokens) => {
+                *tokens.known.lock().await = None;
+                true
+            }
             _ => false,
         }
     }
