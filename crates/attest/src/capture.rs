@@ -73,6 +73,8 @@ pub struct Capture {
     ssh: BTreeMap<String, bool>,
     /// Whether any step had a network.
     pub network: bool,
+    /// Whether the network of any step was a proxy that writes down what is fetched.
+    pub proxied: bool,
     /// Whether something came in that is not among the sources.
     pub incomplete: bool,
     /// What steps used, by the digest of their op.
@@ -165,6 +167,7 @@ impl Capture {
         other.ssh.iter().for_each(|(id, optional)| self.add_ssh(id, *optional));
         self.samples.extend(other.samples);
         self.network |= other.network;
+        self.proxied |= other.proxied;
         self.incomplete |= other.incomplete;
     }
 

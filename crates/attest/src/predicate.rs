@@ -46,6 +46,7 @@ pub struct Predicate {
     request_complete: bool,
     materials_complete: bool,
     hermetic: bool,
+    proxied: bool,
     vcs: BTreeMap<String, String>,
     steps: Option<BuildSteps>,
     source: Option<Value>,
@@ -91,6 +92,7 @@ impl Predicate {
             request_complete,
             materials_complete,
             hermetic: materials_complete && !capture.network,
+            proxied: capture.proxied,
             vcs,
             steps,
             source,
@@ -225,6 +227,9 @@ impl Predicate {
         }
         if let Some(system) = end.system.as_ref().filter(|_| self.params.capture_usage) {
             out.insert("sysUsage".to_owned(), json!([system]));
+        }
+        if self.proxied {
+            out.insert("network".to_owned(), json!({ "mode": "proxy" }));
         }
         Value::Object(out)
     }

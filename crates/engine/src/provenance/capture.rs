@@ -78,7 +78,7 @@ impl Bridge {
             self.with_known(&vertex, |raw, inputs, source| {
                 match source {
                     Some(source) => source.capture(&mut capture),
-                    None => capture_op(raw, &vertex, &mut capture),
+                    None => capture_op(raw, &vertex, self.job().proxy_network, &mut capture),
                 }
                 let usage = self.job().usage(&vertex).map(|sample| (vertex.to_string(), sample));
                 capture.samples.extend(usage);
@@ -106,8 +106,8 @@ impl Bridge {
     }
 }
 
-/// What an op that is no source may do.
-fn capture_op(raw: &[u8], vertex: &Digest, capture: &mut Capture) {
+/// What an op that is no source may do; `proxied`: steps have no other network than a proxy.
+fn capture_op(raw: &[u8], vertex: &Digest, proxied: bool, capture: &mut Capture) {
     let Ok(op) = pb::Op::decode(raw) else { return };
     match op.op {
         Some(Kind::Exec(exec)) => {
@@ -124,7 +124,9 @@ fn capture_op(raw: &[u8], vertex: &Digest, capture: &mut Capture) {
             for secret in &exec.secretenv {
                 capture.add_secret(&secret.id, secret.optional);
             }
-            capture.network |= exec.network() != pb::NetMode::None;
+            let network = exec.network() != pb::NetMode::None;
+            capture.network |= network;
+            capture.proxied |= network && proxied;
         }
         // What a nested definition uses is not seen from here.
         Some(Kind::Build(_)) => capture.incomplete = true,
