@@ -5,10 +5,10 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cooper_testkit::{Access, Registry, Workshop, image, outcome};
+use cooper_testkit::{Access, Daemon, Registry, Workshop, image, outcome};
 use serde_json::Value;
 
-use crate::{workshop, workshop_with};
+use crate::{observe::get, workshop, workshop_with};
 
 /// The reasons of the last build, one line a step: its text, then the reason as JSON.
 #[track_caller]
@@ -125,6 +125,23 @@ fn a_build_argument() {
     );
 }
 
+/// Of a copy the text shows values, the instruction does not.
+#[test]
+fn an_argument_in_a_copy() {
+    let shop = workshop();
+    let context = shop.dockerfile("FROM scratch\nARG V=a\nCOPY d/$V /x\n");
+    fs::create_dir(context.join("d")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(context.join("d").join(name), name).unwrap();
+    }
+    outcome(&mut shop.build(&context)).ok();
+    outcome(shop.build(&context).args(["--build-arg", "V=b"])).ok();
+    assert_eq!(
+        reasons(embedded(&shop)),
+        r#"COPY d/b /x: {"argument":true,"from":"a","kind":"variable","name":"V","to":"b"}"#
+    );
+}
+
 #[test]
 fn the_text_of_an_instruction() {
     check(
@@ -186,6 +203,31 @@ fn what_was_pruned() {
     assert_eq!(text.lines().count(), 7, "{text}");
     for line in text.lines() {
         assert!(line.contains(r#""by":"prune","kind":"evicted""#), "{text}");
+    }
+}
+
+/// What a configured policy removed, with the policy.
+#[test]
+fn what_a_policy_removed() {
+    let shop = workshop();
+    let policy = "[[worker.oci.gcpolicy]]\nall = true\nkeepDuration = 0\nmaxUsedSpace = 1\n";
+    shop.configure(policy);
+    let text = fs::read_to_string(shop.path("config.toml")).unwrap().replace("gc = false", "gc = true");
+    fs::write(shop.path("config.toml"), text).unwrap();
+    let context = context(&shop);
+    let (socket, debug) = (shop.path("d.sock"), shop.path("debug.sock"));
+    let mut command = shop.daemon_command(&shop.path("state"), &socket);
+    command.arg("--debugaddr").arg(format!("unix://{}", debug.display()));
+    let daemon = Daemon::start(command, socket, shop.path("daemon.log"));
+    outcome(&mut shop.build_with(&daemon, &context)).ok();
+    get(&debug, "/debug/gc");
+    outcome(&mut shop.build_with(&daemon, &context)).ok();
+    let mut explain = shop.cooper();
+    explain.args(["--addr", &daemon.address(), "explain"]);
+    let text = reasons(explain);
+    assert_eq!(text.lines().count(), 7, "{text}");
+    for line in text.lines() {
+        assert!(line.contains(r#""by":"gc policy 1, max used 1 bytes","kind":"evicted""#), "{text}");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::{
     Compared, Explanation, FailedImport, Reason, StepExplained,
-    files::FileList,
+    files::Files,
     memory::{Known, Memory, Wanted},
-    parts::{COMMAND, DIGEST, NAME, PLATFORM, Parts, VARIABLE, text_of},
+    parts::{COMMAND, DIGEST, NAME, PLATFORM, Parts, VARIABLE, WRITTEN, text_of, values},
     travel::{self, Travelled},
 };
 use crate::{
@@ -119,6 +119,9 @@ impl Facts {
 pub(super) fn parts(bridge: &Bridge, vertex: &Digest) -> Parts {
     let mut parts = Parts::default();
     bridge.with_known(vertex, |raw, _, source| parts = Parts::of(raw, source));
+    if let Some(text) = bridge.written(vertex) {
+        parts.set_written(&text);
+    }
     parts
 }
 
@@ -270,8 +273,9 @@ impl<'a> Explainer<'a> {
         self.engine.keys.op_parts(op).or_else(|| self.travelled.ops.get(op).cloned())
     }
 
-    fn files(&self, digest: &Digest) -> Option<FileList> {
-        self.engine.worker.file_lists.get(digest).or_else(|| self.travelled.files.get(digest).cloned())
+    fn files(&self, digest: &Digest) -> Option<Files> {
+        let kept = self.engine.worker.file_lists.get(digest).map(Files::Kept);
+        kept.or_else(|| self.travelled.files.get(digest).cloned().map(Files::Travelled))
     }
 
     /// The first part that differs: platform and text, what it is based on, other parts of the op, then inputs.
@@ -289,6 +293,13 @@ impl<'a> Explainer<'a> {
         // Names show variables with their values: they can differ where the instruction does not.
         let same_command =
             |(old, now): &(Parts, Parts)| old.get(COMMAND).is_some() && old.get(COMMAND) == now.get(COMMAND);
+        if !same_op
+            && from != to
+            && let Some((before, after)) = &parts
+            && let Some(reason) = self.expanded((before, from), (after, to))
+        {
+            return reason;
+        }
         if !same_op && from != to && !from.is_empty() && !parts.as_ref().is_some_and(same_command) {
             return Reason::Instruction { from: from.to_owned(), to: to.to_owned() };
         }
@@ -307,6 +318,15 @@ impl<'a> Explainer<'a> {
             .map(|(i, (a, b))| self.input(fact, i, a, b))
             .next()
             .unwrap_or(Reason::NotKept)
+    }
+
+    /// The same instruction, in which a variable stands for something else.
+    fn expanded(&self, before: (&Parts, &str), now: (&Parts, &str)) -> Option<Reason> {
+        let written = now.0.get(WRITTEN).filter(|text| before.0.get(WRITTEN) == Some(text))?;
+        let (old, new) = (values(written, before.1)?, values(written, now.1)?);
+        let ((name, from), (_, to)) = old.into_iter().zip(new).find(|(old, new)| old != new)?;
+        let argument = self.facts.arguments.contains(&name);
+        Some(Reason::Variable { name, argument, from: Some(from), to: Some(to) })
     }
 
     /// A source that the step lies on directly.
@@ -345,7 +365,7 @@ impl<'a> Explainer<'a> {
     }
 
     fn part(&self, old: &Parts, now: &Parts) -> Option<Reason> {
-        let names = now.list.iter().chain(&old.list).map(|(name, _)| name);
+        let names = now.list.iter().chain(&old.list).map(|(name, _)| name).filter(|name| *name != WRITTEN);
         let differs = names.into_iter().find(|name| old.get(name) != now.get(name))?;
         let (from, to) = (old.get(differs).map(str::to_owned), now.get(differs).map(str::to_owned));
         Some(match differs.strip_prefix(VARIABLE) {
@@ -363,7 +383,7 @@ impl<'a> Explainer<'a> {
         match (old, now) {
             (KeyInput::Content(old), KeyInput::Content(now)) => {
                 let lists = self.files(old).zip(self.files(now));
-                match lists.and_then(|(old, now)| old.first_change(&now)) {
+                match lists.and_then(|(old, now)| self.engine.worker.file_lists.first_change(&old, &now)) {
                     Some(first) => Reason::File {
                         input: name,
                         path: first.path,

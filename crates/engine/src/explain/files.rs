@@ -1,22 +1,23 @@
 //! Which files a content digest stands for, kept for a while in files of their own.
 //!
-//! A thread writes them behind the build. Their number is bounded: the oldest make room.
+//! A thread writes them behind the build, in pieces ([`super::pieces`]). Their bytes are bounded: the oldest make room.
 
-use super::FileChange;
+use super::{
+    FileChange,
+    pieces::{self, Pieces},
+};
 use cooper_fileop::index::{EntryKind, Listed, Selector, Tree as IndexTree};
 use cooper_oci::Digest;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::mpsc,
     thread::JoinHandle,
     time::SystemTime,
 };
 
-/// Entries of one digest, above which deep directories are not taken apart.
-const MAX_ENTRIES: usize = 20_000;
 /// Bytes that all lists of a root directory may take.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -66,15 +67,6 @@ pub struct FirstChange {
 }
 
 impl FileList {
-    fn of(index: &IndexTree, selectors: &[Selector]) -> Option<Self> {
-        let mut entries = Vec::new();
-        for selector in selectors {
-            // A path that does not exist has failed the step already.
-            entries.extend(index.listing(selector, MAX_ENTRIES).ok()??.into_iter().map(FileEntry::of));
-        }
-        Some(Self(entries))
-    }
-
     /// How `now` differs from this list.
     pub fn first_change(&self, now: &Self) -> Option<FirstChange> {
         let by_path = |list: &Self| -> BTreeMap<(String, bool), FileEntry> {
@@ -95,11 +87,25 @@ impl FileList {
         }
         first
     }
+
+    /// How deep the directories lie that stand for what is in them, when there are any.
+    pub fn deepest_fold(&self) -> Option<usize> {
+        self.0.iter().filter(|entry| entry.kind == FOLDED).map(FileEntry::depth).max()
+    }
+}
+
+/// What a digest stands for, wherever that is known from.
+pub enum Files {
+    /// A list of this root directory.
+    Kept(Pieces),
+    /// One that came with a cache, in which deep directories may stand for what is in them.
+    Travelled(FileList),
 }
 
 fn shown(path: &str, folded: bool) -> String {
     match (path, folded) {
         ("", false) => "/".to_owned(),
+        ("", true) => "/…".to_owned(),
         (path, true) => format!("{path}/…"),
         (path, false) => path.to_owned(),
     }
@@ -145,9 +151,30 @@ fn kind_name(kind: char) -> &'static str {
 }
 
 impl FileEntry {
+    /// The path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// How many directories it lies in, itself counted.
+    pub fn depth(&self) -> usize {
+        if self.path.is_empty() { 0 } else { self.path.split('/').count() }
+    }
+
+    /// A directory that stands for everything in it.
+    pub fn standing_for(path: String, content: String) -> Self {
+        Self { path, kind: FOLDED, mode: 0, uid: 0, gid: 0, content: Some(content), other: None }
+    }
+
+    /// A file of this content.
+    #[cfg(test)]
+    pub fn file(path: &str, content: &str) -> Self {
+        let (path, content) = (path.to_owned(), Some(content.to_owned()));
+        Self { path, kind: 'f', mode: 0o644, uid: 0, gid: 0, content, other: None }
+    }
+
     fn of(listed: Listed) -> Self {
         let kind = match listed.kind {
-            _ if listed.folded => FOLDED,
             EntryKind::File => 'f',
             EntryKind::Dir => 'd',
             EntryKind::Symlink => 'l',
@@ -184,6 +211,9 @@ pub struct FileLists {
 impl FileLists {
     /// Lists below `dir`, which exists.
     pub fn open(dir: PathBuf) -> Self {
+        if let Err(error) = std::fs::create_dir_all(pieces::place(&dir)) {
+            tracing::warn!(%error, dir = %dir.display(), "changed files will not be named");
+        }
         Self { dir, writer: Mutex::default() }
     }
 
@@ -204,8 +234,30 @@ impl FileLists {
     }
 
     /// What a digest stands for, when that is known. Blocks.
-    pub fn get(&self, digest: &Digest) -> Option<FileList> {
-        serde_json::from_slice(&std::fs::read(Self::file(&self.dir, digest)).ok()?).ok()
+    pub fn get(&self, digest: &Digest) -> Option<Pieces> {
+        read(&Self::file(&self.dir, digest))
+    }
+
+    /// The same with hardly more than `limit` entries: deep directories then stand for what is in them. Blocks.
+    pub fn get_folded(&self, digest: &Digest, limit: usize) -> Option<FileList> {
+        self.get(digest)?.folded(&pieces::place(&self.dir), limit)
+    }
+
+    /// The first difference of two lists. `None` also where they cannot be compared. Blocks.
+    pub fn first_change(&self, old: &Files, now: &Files) -> Option<FirstChange> {
+        let dir = pieces::place(&self.dir);
+        let like = |kept: &Pieces, other: &FileList| match other.deepest_fold() {
+            Some(depth) => kept.folded_at(&dir, depth),
+            None => kept.read(&dir),
+        };
+        let (old, now) = match (old, now) {
+            (Files::Kept(old), Files::Kept(now)) => old.differing(now, &dir)?,
+            (Files::Kept(old), Files::Travelled(now)) => (like(old, now)?, now.clone()),
+            (Files::Travelled(old), Files::Kept(now)) => (old.clone(), like(now, old)?),
+            (Files::Travelled(old), Files::Travelled(now)) => (old.clone(), now.clone()),
+        };
+        (old.deepest_fold() == now.deepest_fold() || old.deepest_fold().is_none()).then_some(())?;
+        old.first_change(&now)
     }
 
     /// Waits until everything noted so far is written. Blocks.
@@ -243,61 +295,93 @@ impl Drop for FileLists {
     }
 }
 
+fn read(file: &Path) -> Option<Pieces> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}
+
 fn write(dir: &Path, works: &mpsc::Receiver<Work>) {
-    let mut used = sizes(dir).iter().map(|(_, size, _)| size).sum::<u64>();
+    let mut used = used(dir);
     for work in works {
-        let (digest, list) = match work {
+        let (digest, outcome) = match work {
             Work::Flush(done) => {
                 done.send(()).ok();
                 continue;
             }
-            Work::Keep(digest, list) => (digest, Some(list)),
+            Work::Keep(digest, list) => {
+                let written = save(dir, &digest, |each| list.0.into_iter().for_each(each));
+                (digest, written)
+            }
             Work::List(digest, index, selectors) => {
-                let file = FileLists::file(dir, &digest);
-                if let Ok(known) = std::fs::File::options().append(true).open(&file) {
+                if read(&FileLists::file(dir, &digest)).is_some() {
                     // Young again.
-                    known.set_modified(SystemTime::now()).ok();
+                    let known = std::fs::File::options().append(true).open(FileLists::file(dir, &digest));
+                    known.and_then(|file| file.set_modified(SystemTime::now())).ok();
                     continue;
                 }
-                (digest, FileList::of(&index, &selectors))
+                let written = save(dir, &digest, |each| {
+                    for selector in &selectors {
+                        // A path that does not exist has failed the step already.
+                        index.list(selector, &mut |listed| each(FileEntry::of(listed))).ok();
+                    }
+                });
+                (digest, written)
             }
         };
-        let Some(bytes) = list.and_then(|list| serde_json::to_vec(&list).ok()) else { continue };
-        let (file, temporary) = (FileLists::file(dir, &digest), dir.join("new"));
-        if let Err(error) = std::fs::write(&temporary, &bytes).and_then(|()| std::fs::rename(&temporary, &file)) {
-            tracing::warn!(%error, file = %file.display(), "a list of files cannot be kept");
-            continue;
+        match outcome {
+            Ok(bytes) => used += bytes,
+            Err(error) => tracing::warn!(%error, %digest, "a list of files cannot be kept"),
         }
-        used += bytes.len() as u64;
         if used > MAX_BYTES {
             used = make_room(dir);
         }
     }
 }
 
+/// Writes the list that `fill` makes. Returns its bytes.
+fn save(dir: &Path, digest: &Digest, fill: impl FnOnce(&mut dyn FnMut(FileEntry))) -> std::io::Result<u64> {
+    let place = pieces::place(dir);
+    let mut writer = pieces::Writer::new(&place);
+    fill(&mut |entry| writer.add(entry));
+    let (list, bytes) = writer.finish()?;
+    let json = serde_json::to_vec(&list)?;
+    let temporary = dir.join("new");
+    std::fs::write(&temporary, &json)?;
+    std::fs::rename(&temporary, FileLists::file(dir, digest))?;
+    Ok(bytes + json.len() as u64)
+}
+
+/// Bytes of lists and pieces.
+fn used(dir: &Path) -> u64 {
+    let bytes = |dir: &Path| sizes(dir).iter().map(|(_, size, _)| size).sum::<u64>();
+    bytes(dir) + bytes(&pieces::place(dir))
+}
+
 fn sizes(dir: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let sized = entries.filter_map(|e| {
-        let stat = e.metadata().ok()?;
+        let stat = e.metadata().ok().filter(std::fs::Metadata::is_file)?;
         Some((stat.modified().ok()?, stat.len(), e.path()))
     });
     sized.collect()
 }
 
-/// Removes the oldest until three quarters of the room are used. Returns the bytes that are used then.
+/// Removes the oldest lists until three quarters of the room are used, with the pieces that only they have. Returns the
+/// bytes that are used then.
 fn make_room(dir: &Path) -> u64 {
     let mut all = sizes(dir);
     all.sort();
-    let mut used = all.iter().map(|(_, size, _)| size).sum::<u64>();
-    for (_, size, path) in all {
-        if used <= MAX_BYTES / 4 * 3 {
-            break;
+    let place = pieces::place(dir);
+    let mut left = used(dir);
+    while left > MAX_BYTES / 4 * 3 && !all.is_empty() {
+        for (_, _, path) in all.drain(..all.len().div_ceil(4)) {
+            std::fs::remove_file(path).ok();
         }
-        if std::fs::remove_file(path).is_ok() {
-            used -= size;
-        }
+        let lists = all.iter().filter_map(|(_, _, path)| read(path));
+        let wanted: HashSet<String> =
+            lists.flat_map(|list| list.names().map(str::to_owned).collect::<Vec<_>>()).collect();
+        left = pieces::sweep(&place, &wanted) + all.iter().map(|(_, size, _)| size).sum::<u64>();
     }
-    used
+    left
 }
 
 #[cfg(test)]
@@ -339,6 +423,24 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_here_and_of_elsewhere_are_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let lists = FileLists::open(dir.path().to_owned());
+        let (old, now) = (Digest::of("old"), Digest::of("now"));
+        let (a, b) = (("d/a", 'f', 0o644, 0, "1"), ("d/b", 'f', 0o644, 0, "2"));
+        lists.keep(&old, list(&[a, b]));
+        lists.keep(&now, list(&[a, ("d/b", 'f', 0o644, 0, "3")]));
+        lists.flush();
+        let kept = |digest: &Digest| Files::Kept(lists.get(digest).unwrap());
+        let travelled = |digest: &Digest, limit| Files::Travelled(lists.get_folded(digest, limit).unwrap());
+        let path = |old: &Files, now: &Files| lists.first_change(old, now).map(|change| change.path);
+        assert_eq!(path(&kept(&old), &kept(&now)).as_deref(), Some("d/b"));
+        assert_eq!(path(&travelled(&old, 9), &kept(&now)).as_deref(), Some("d/b"));
+        assert_eq!(path(&travelled(&old, 1), &kept(&now)).as_deref(), Some("d/…"));
+        assert_eq!(path(&travelled(&old, 1), &kept(&old)), None);
+    }
+
+    #[test]
     fn lists_are_kept_and_the_oldest_make_room() {
         let dir = tempfile::tempdir().unwrap();
         let lists = FileLists::open(dir.path().to_owned());
@@ -347,7 +449,7 @@ mod tests {
         let kept = list(&[("a", 'f', 0o644, 0, "1")]);
         lists.keep(&digest, kept.clone());
         lists.flush();
-        assert_eq!(lists.get(&digest), Some(kept));
+        assert_eq!(lists.get_folded(&digest, 10), Some(kept));
         for number in 0..5 {
             std::fs::File::create(dir.path().join(number.to_string())).unwrap().set_len(20 << 20).unwrap();
         }

@@ -9,6 +9,7 @@ mod compare;
 pub(crate) mod files;
 mod memory;
 pub(crate) mod parts;
+mod pieces;
 mod travel;
 
 pub use behind::Explanations;

@@ -33,7 +33,17 @@ pub const NAME: &str = "name";
 /// Name of the part of a source that is what it stood for.
 pub const DIGEST: &str = "digest";
 
+/// Name of the part with the text of an instruction as it stands in the file. It is no part of the op.
+pub const WRITTEN: &str = "written";
+
 impl Parts {
+    /// Notes what an instruction looks like before its variables are replaced, where that is not seen otherwise.
+    pub fn set_written(&mut self, text: &str) {
+        if self.kind == "file" && text.contains('$') {
+            self.add(WRITTEN, text);
+        }
+    }
+
     /// The parts of an op, as received; of a source with what it stands for.
     pub fn of(raw: &[u8], source: Option<&dyn SourceOp>) -> Self {
         let Ok(op) = pb::Op::decode(raw) else { return Self::default() };
@@ -189,6 +199,44 @@ fn described(mount: &pb::Mount) -> String {
     words.join(" ")
 }
 
+/// The values of the variables in an instruction, by name, from its text with values in their places. `None` when that
+/// cannot be told.
+pub fn values(written: &str, shown: &str) -> Option<Vec<(String, String)>> {
+    let (mut written, mut shown) = (written.split_whitespace(), shown.split_whitespace());
+    let mut values = Vec::new();
+    loop {
+        match (written.next(), shown.next()) {
+            (None, None) => return Some(values),
+            (Some("\\"), _) => return None,
+            (Some(word), Some(with)) => word_values(word, with, &mut values)?,
+            _ => return None,
+        }
+    }
+}
+
+/// The same for one word.
+fn word_values(word: &str, shown: &str, values: &mut Vec<(String, String)>) -> Option<()> {
+    let mut pieces = word.split('$');
+    let mut rest = shown.strip_prefix(pieces.next()?)?;
+    let pieces: Vec<&str> = pieces.collect();
+    for (number, piece) in pieces.iter().enumerate() {
+        let (name, literal) = match piece.strip_prefix('{') {
+            Some(braced) => braced.split_once('}')?,
+            None => piece.split_at(piece.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(piece.len())),
+        };
+        let name = name.split([':', '#', '%', '/']).next().filter(|name| !name.is_empty())?;
+        let end = match (literal, number + 1 == pieces.len()) {
+            (literal, true) => rest.len().checked_sub(literal.len()).filter(|at| rest.is_char_boundary(*at))?,
+            ("", false) => return None,
+            (literal, false) => rest.find(literal)?,
+        };
+        let value = &rest[..end];
+        rest = rest[end..].strip_prefix(literal)?;
+        values.push((name.to_owned(), value.to_owned()));
+    }
+    rest.is_empty().then_some(())
+}
+
 /// What people wrote: a vertex' name without the heading that tells its place.
 pub fn text_of(name: &str) -> &str {
     match name.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
@@ -211,6 +259,23 @@ mod tests {
         ] {
             assert_eq!(text_of(name), text);
         }
+    }
+
+    #[test]
+    fn values_of_variables_in_text() {
+        let check = |written: &str, shown: &str, expected: &str| {
+            let found =
+                values(written, shown).map(|all| all.iter().map(|(n, v)| format!("{n}={v} ")).collect::<String>());
+            assert_eq!(found.as_deref().map_or("?", str::trim_end), expected, "{written}");
+        };
+        check("COPY d-$V /d", "COPY d-1 /d", "V=1");
+        check("COPY  --chown=$A:${B} ${S:-x}/y /$T", "COPY --chown=1:2 s/y /t", "A=1 B=2 S=s T=t");
+        check("COPY a-${V}", "COPY a-", "V=");
+        check("COPY a b", "COPY a b", "");
+        check("COPY $A$B", "COPY 12", "?");
+        check("COPY $A b", "COPY b", "?");
+        check("COPY \\\n $A b", "COPY a b", "?");
+        check("COPY x$A b", "COPY y1 b", "?");
     }
 
     #[test]

@@ -11,8 +11,10 @@ use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io::Read as _, sync::Arc, time::Duration};
 
-/// Entries of all file lists together that travel with one cache.
+/// Entries of all file lists together that travel with one cache, and of one of them, above which deep directories
+/// stand for what is in them.
 const MAX_ENTRIES: usize = 50_000;
+const MAX_LIST: usize = 20_000;
 /// Largest document that is read, packed and unpacked.
 const MAX_PACKED: u64 = 8 << 20;
 const MAX_UNPACKED: u64 = 64 << 20;
@@ -81,7 +83,10 @@ async fn known(bridge: &Bridge, cache: &Cache) -> Travelled {
     let worker = bridge.worker().clone();
     let found = tokio::task::spawn_blocking(move || {
         worker.file_lists.flush();
-        contents.into_iter().filter_map(|digest| Some((worker.file_lists.get(&digest)?, digest))).collect::<Vec<_>>()
+        contents
+            .into_iter()
+            .filter_map(|digest| Some((worker.file_lists.get_folded(&digest, MAX_LIST)?, digest)))
+            .collect::<Vec<_>>()
     });
     let mut room = MAX_ENTRIES;
     for (list, digest) in found.await.unwrap_or_default() {

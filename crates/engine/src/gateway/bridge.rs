@@ -310,6 +310,17 @@ impl Bridge {
         }
     }
 
+    /// The lines of a file that a vertex was written in, when the client says so.
+    pub(crate) fn written(&self, vertex: &Digest) -> Option<String> {
+        let known = self.inner.ops.lock().get(vertex).cloned()?;
+        let place = known.sources.first()?;
+        let (first, last) = (place.ranges.first()?.start?.line, place.ranges.last()?.end?.line);
+        let (skip, end) = (usize::try_from(first).ok()?.checked_sub(1)?, usize::try_from(last).ok()?);
+        let text = std::str::from_utf8(&place.info.data).ok()?;
+        let lines: Vec<&str> = text.lines().take(end).skip(skip).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
     /// The results of a vertex, when they are here: from this build or an earlier one.
     pub(crate) fn kept_outputs(&self, vertex: &Digest) -> Vec<Option<Tree>> {
         if let Some(outputs) = self.inner.job.kept(vertex) {

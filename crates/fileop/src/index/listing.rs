@@ -8,7 +8,6 @@ use crate::filter::{Filter, FilterState};
 use crate::path::{clean, join, text};
 use crate::{Error, wildcard};
 use sha2::{Digest as _, Sha256};
-use std::collections::VecDeque;
 
 /// One entry of a selection. Everything that its digest depends on differs here when it differs there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,21 +22,19 @@ pub struct Listed {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Of a file its content, of a link its target, of a directory that is not taken apart everything in it.
+    /// Of a file its content, of a link its target.
     pub content: Option<[u8; 8]>,
     /// Extended attributes and device number, when there are any.
     pub other: Option<[u8; 8]>,
-    /// A directory that stands for everything in it.
-    pub folded: bool,
 }
 
 impl Tree {
-    /// The entries that `selector` picks, at most about `limit`: deeper directories are then not taken apart. `None`
-    /// when a filter picks more than that.
+    /// Calls `each` for every entry that `selector` picks: directories before what is in them, names in order. What a
+    /// change in a tree leaves alone comes in the same order before and after it.
     ///
     /// # Errors
     /// Those of [`Tree::digest`].
-    pub fn listing(&self, selector: &Selector, limit: usize) -> Result<Option<Vec<Listed>>, Error> {
+    pub fn list(&self, selector: &Selector, each: &mut dyn FnMut(Listed)) -> Result<(), Error> {
         let filter = Filter::new(&selector.include_patterns, &selector.exclude_patterns)?;
         let by_pattern = selector.wildcard && wildcard::split(&selector.path).pattern.is_some();
         let paths = if by_pattern {
@@ -48,84 +45,54 @@ impl Tree {
         } else {
             vec![selector.path.clone()]
         };
-        let mut listed = Vec::new();
         for path in &paths {
             let shown = clean(path).trim_start_matches('/').to_owned();
             match self.lookup(path, selector.follow_links)? {
-                TreeNode::Leaf(at) => listed.push(self.listed(at, shown)?),
+                TreeNode::Leaf(at) => each(self.listed(at, shown)?),
                 TreeNode::Dir(dir) => {
                     if !selector.contents_only {
-                        listed.push(self.listed(dir[0], shown.clone())?);
+                        each(self.listed(dir[0], shown.clone())?);
                     }
-                    if filter.is_empty() {
-                        self.list_all(dir, shown, limit, &mut listed)?;
-                    } else if !self.list_filtered(&dir, &shown, &filter, limit, &mut listed)? {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-        listed.sort_by(|a, b| (&a.path, a.folded).cmp(&(&b.path, b.folded)));
-        Ok(Some(listed))
-    }
-
-    /// The upper levels first, so that what does not fit is deep down.
-    fn list_all(&self, dir: TreeDir, path: String, limit: usize, to: &mut Vec<Listed>) -> Result<(), Error> {
-        let mut queue = VecDeque::from([(path, dir)]);
-        while let Some((path, dir)) = queue.pop_front() {
-            let children = self.children(&dir);
-            if to.len() + queue.len() + children.len() > limit {
-                let content = Some(short(&self.contents_hash(&dir)?));
-                to.push(Listed { content, folded: true, ..self.listed(dir[0], path)? });
-                continue;
-            }
-            for (name, node) in children {
-                let path = below(&path, name);
-                match node {
-                    TreeNode::Leaf(at) => to.push(self.listed(at, path)?),
-                    TreeNode::Dir(dir) => {
-                        to.push(self.listed(dir[0], path.clone())?);
-                        queue.push_back((path, dir));
-                    }
+                    self.list_below(&dir, &shown, &filter, each)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Returns whether all of it fits.
-    fn list_filtered(
+    fn list_below(
         &self,
         dir: &TreeDir,
         path: &str,
         filter: &Filter,
-        limit: usize,
-        to: &mut Vec<Listed>,
-    ) -> Result<bool, Error> {
-        let mut open = vec![(String::new(), dir.clone(), FilterState::default())];
-        while let Some((inside, dir, state)) = open.pop() {
-            for (name, node) in self.children(&dir) {
-                let relative = below(&inside, name);
-                let matched = filter.check(&relative, &state);
-                let shown = || join(path, &relative).trim_start_matches('/').to_owned();
-                if matched.included {
-                    let at = match &node {
-                        TreeNode::Leaf(at) => *at,
-                        TreeNode::Dir(dir) => dir[0],
-                    };
-                    to.push(self.listed(at, shown())?);
-                }
-                if to.len() > limit {
-                    return Ok(false);
-                }
-                if let TreeNode::Dir(dir) = node
-                    && matched.descend
-                {
-                    open.push((relative, dir, matched.state));
-                }
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), Error> {
+        let reversed = |dir: &TreeDir| self.children(dir).into_iter().rev().collect::<Vec<_>>();
+        let mut open = vec![(String::new(), reversed(dir), FilterState::default())];
+        while let Some((inside, children, state)) = open.last_mut() {
+            let Some((name, node)) = children.pop() else {
+                open.pop();
+                continue;
+            };
+            let relative = below(inside, name);
+            let at = match &node {
+                TreeNode::Leaf(at) => *at,
+                TreeNode::Dir(dir) => dir[0],
+            };
+            let (included, deeper) = if filter.is_empty() {
+                (true, Some(FilterState::default()))
+            } else {
+                let matched = filter.check(&relative, state);
+                (matched.included, matched.descend.then_some(matched.state))
+            };
+            if included {
+                each(self.listed(at, join(path, &relative).trim_start_matches('/').to_owned())?);
+            }
+            if let (TreeNode::Dir(dir), Some(state)) = (&node, deeper) {
+                open.push((relative, reversed(dir), state));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn listed(&self, at: At, path: String) -> Result<Listed, Error> {
@@ -143,7 +110,7 @@ impl Tree {
             short(&hasher.finalize().into())
         });
         let mode = if entry.kind == EntryKind::Symlink { 0o777 } else { entry.mode };
-        Ok(Listed { path, kind: entry.kind, mode, uid: entry.uid, gid: entry.gid, content, other, folded: false })
+        Ok(Listed { path, kind: entry.kind, mode, uid: entry.uid, gid: entry.gid, content, other })
     }
 }
 
@@ -181,23 +148,22 @@ mod tests {
         Tree::of(&[Arc::new(builder.finish("/nowhere".into()))])
     }
 
-    fn list(selector: &Selector, limit: usize) -> String {
-        let Some(listed) = tree().listing(selector, limit).unwrap() else { return "too many".to_owned() };
-        let show = |l: &Listed| format!("{}{}:{:o}:{}", l.path, if l.folded { "/**" } else { "" }, l.mode, l.uid);
-        listed.iter().map(show).collect::<Vec<_>>().join(" ")
+    fn list(selector: &Selector) -> String {
+        let mut listed = Vec::new();
+        let mut each = |l: Listed| listed.push(format!("{}:{:o}:{}", l.path, l.mode, l.uid));
+        tree().list(selector, &mut each).unwrap();
+        listed.join(" ")
     }
 
     #[test]
     fn entries_of_selections() {
         let all = Selector { contents_only: true, ..Selector::path("/") };
-        assert_eq!(list(&all, 100), "d:755:0 d/e:700:0 d/e/deep:600:7 d/x:644:7 y:755:7");
-        assert_eq!(list(&all, 4), "d:755:0 d/e:700:0 d/e/**:700:0 d/x:644:7 y:755:7");
-        assert_eq!(list(&Selector::path("d/x"), 100), "d/x:644:7");
-        assert_eq!(list(&Selector::path("d/e"), 100), "d/e:700:0 d/e/deep:600:7");
+        assert_eq!(list(&all), "d:755:0 d/e:700:0 d/e/deep:600:7 d/x:644:7 y:755:7");
+        assert_eq!(list(&Selector::path("d/x")), "d/x:644:7");
+        assert_eq!(list(&Selector::path("d/e")), "d/e:700:0 d/e/deep:600:7");
         let filtered = Selector { exclude_patterns: vec!["d/e".into()], ..all.clone() };
-        assert_eq!(list(&filtered, 100), "d:755:0 d/x:644:7 y:755:7");
-        assert_eq!(list(&filtered, 1), "too many");
+        assert_eq!(list(&filtered), "d:755:0 d/x:644:7 y:755:7");
         let pattern = Selector { wildcard: true, ..Selector::path("d/*") };
-        assert_eq!(list(&pattern, 100), "d/e:700:0 d/e/deep:600:7 d/x:644:7");
+        assert_eq!(list(&pattern), "d/e:700:0 d/e/deep:600:7 d/x:644:7");
     }
 }
