@@ -107,9 +107,7 @@ pub async fn to_store(
             push(&client, &made.image, name, &attrs, &made.blobs, &bars).await?;
         }
     }
-    let mut response = made.image.response(&made.names);
-    response.extend(attrs.metadata.clone());
-    Ok(response)
+    Ok(made.image.response(&made.names))
 }
 
 /// Downloads the layers that are not here yet: the store keeps whole images.
@@ -155,7 +153,6 @@ pub async fn to_client(
         let full: Vec<String> = names.iter().map(ToString::to_string).collect();
         response.insert(keys::IMAGE_NAME.to_owned(), full.join(","));
     }
-    response.extend(attrs.metadata.clone());
     let session = bridge.worker().any_session(&bridge.job().sessions()).await?;
     if attrs.tar.unwrap_or(true) {
         if kind == ArchiveKind::Docker {

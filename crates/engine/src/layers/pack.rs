@@ -135,9 +135,10 @@ impl Worker {
             };
             return Some(made(provider.descriptor, source));
         }
-        let mut stored: Vec<_> = record.blobs.values().filter(|d| fits(d)).collect();
-        stored.sort_by_key(|d| record.archive.as_ref() != Some(&d.digest));
-        let stored = stored.into_iter().find(|d| self.layers.content.contains(&d.digest))?;
+        let stored = record.blobs.values().filter(|d| fits(d) && self.layers.content.contains(&d.digest));
+        let foreign = |d: &Descriptor| record.archive.as_ref() != Some(&d.digest);
+        let other = |d: &Descriptor| Compression::of_media_type(&d.media_type) != Some(packing.compression);
+        let stored = stored.min_by_key(|d| (foreign(d), other(d), d.size))?;
         Some(made(stored.clone(), store))
     }
 
