@@ -1,7 +1,7 @@
 //! What tests of whole programs need, from the machine's own parts.
 //!
 //! Lives here: running programs ([`process`]), images made on the spot ([`image`]), a real registry ([`registry`]),
-//! real object stores ([`objects`]), a stand-in for GitHub's cache ([`actions`]), a proxy that makes requests fail
+//! real object stores ([`objects`]), a stand-in for GitHub's cache ([`actions`]), one for token servers ([`tokens`]), a proxy that makes requests fail
 //! ([`faults`]), the program under test as a command and as a daemon ([`workshop`], [`daemon`]), and proof that nothing is left behind
 //! ([`leftovers`]). Must never live here: assertions on a single feature, or anything of the product's own crates: what
 //! is written by the product is read back by somebody else's programs.
@@ -20,6 +20,7 @@ pub mod objects;
 pub mod process;
 pub mod registry;
 pub mod tls;
+pub mod tokens;
 pub mod workshop;
 
 pub use actions::Actions;
@@ -28,4 +29,5 @@ pub use faults::{Fault, Proxy, When};
 pub use objects::ObjectServer;
 pub use process::{Outcome, Running, outcome};
 pub use registry::{Access, Registry};
+pub use tokens::TokenGate;
 pub use workshop::Workshop;

@@ -2,7 +2,7 @@
 
 use cooper_testkit::image::sha256;
 use cooper_testkit::registry::docker_config;
-use cooper_testkit::{Access, Registry, outcome};
+use cooper_testkit::{Access, Registry, TokenGate, outcome};
 
 use crate::{local, read, workshop};
 
@@ -53,6 +53,39 @@ fn without_the_password_the_registry_is_named() {
     docker_config(&shop.path("docker"), &registry);
     outcome(shop.build(&context).args(["-t", &name, "--push"])).ok();
     registry.inspect("x:1");
+}
+
+/// The client fetches tokens itself, so that its password stays with it; told not to, it hands the password over.
+#[test]
+fn tokens_are_fetched_by_the_client() {
+    let registry = Registry::with_busybox();
+    let gate = TokenGate::start(registry.port());
+    let shop = workshop();
+    shop.configure(&gate.section());
+    let host = gate.host();
+    let context = shop.context(&[("Dockerfile", &format!("FROM {host}/library/busybox\nRUN echo x > /made\n"))]);
+    let daemon = shop.daemon();
+    outcome(&mut shop.build_with(&daemon, &context)).refused(&[&host, "log in to the registry"]);
+
+    let docker = shop.path("docker");
+    let config = serde_json::json!({"auths": {&host: {"auth": "dXNlcjpzZWNyZXQ="}}});
+    std::fs::create_dir_all(&docker).unwrap();
+    std::fs::write(docker.join("config.json"), config.to_string()).unwrap();
+    for (by_client, name) in [(true, "team/one"), (false, "team/two")] {
+        gate.fetched();
+        let mut build = shop.build_with(&daemon, &context);
+        if !by_client {
+            build.env("BUILDKIT_NO_CLIENT_TOKEN", "1");
+        }
+        outcome(build.args(["--no-cache", "-t", &format!("{host}/{name}:1"), "--push"])).ok();
+        registry.inspect(&format!("{name}:1"));
+        let fetched = gate.fetched();
+        let (pulls, pushes): (Vec<_>, Vec<_>) = fetched.iter().partition(|f| !f.scope.contains("push"));
+        assert!(!pushes.is_empty() && (!pulls.is_empty() || !by_client), "{fetched:?}");
+        let by_daemon = |f: &&cooper_testkit::tokens::Fetched| f.process == Some(daemon.id());
+        let all = fetched.iter().filter(by_daemon).count();
+        assert_eq!(all, if by_client { 0 } else { fetched.len() }, "{fetched:?}");
+    }
 }
 
 #[test]
