@@ -1,6 +1,6 @@
 //! What a build notes of its sources and permissions while it goes on.
 
-use crate::{Access, redact};
+use crate::{Access, Incomplete, redact};
 use cooper_oci::{Digest, ImageRef, Platform};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -77,6 +77,8 @@ pub struct Capture {
     pub proxied: bool,
     /// Whether something came in that is not among the sources.
     pub incomplete: bool,
+    /// What the proxy passed on and nothing certain is known of.
+    pub unnamed: Vec<Incomplete>,
     /// What steps used, by the digest of their op.
     pub samples: BTreeMap<String, Value>,
 }
@@ -145,6 +147,14 @@ impl Capture {
         *self.ssh.entry(id.to_owned()).or_insert(true) &= optional;
     }
 
+    /// Notes a request whose answer nothing certain is known of.
+    pub fn add_unnamed(&mut self, one: Incomplete) {
+        self.incomplete = true;
+        if !self.unnamed.contains(&one) {
+            self.unnamed.push(one);
+        }
+    }
+
     /// The secrets, by id.
     pub fn secrets(&self) -> Vec<Access> {
         accesses(&self.secrets)
@@ -169,6 +179,7 @@ impl Capture {
         self.network |= other.network;
         self.proxied |= other.proxied;
         self.incomplete |= other.incomplete;
+        other.unnamed.into_iter().for_each(|one| self.add_unnamed(one));
     }
 
     /// Drops images by digest that are there by tag, too, and brings everything into an order of its own.
@@ -189,6 +200,7 @@ impl Capture {
         self.sources.git.sort_by(|a, b| a.url.cmp(&b.url));
         self.sources.http.sort_by(|a, b| a.url.cmp(&b.url));
         self.sources.local.sort();
+        self.unnamed.sort();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why something cannot be attested.
 
+use serde::Serialize;
 use std::fmt::Write as _;
 
 /// Result of this crate.
@@ -58,12 +59,23 @@ pub enum Error {
     Statement(#[source] serde_json::Error),
 }
 
-/// A source that provenance cannot name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Something that was used and that provenance cannot name: a directory of the client, or what a request brought that
+/// the proxy of a step passed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Incomplete {
-    /// The name of the source.
+    /// Digest of the step's op.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub op: String,
+    /// The name of the directory, or the step's command.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Why not: `local_source`, …
+    /// The request's method.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// Where it went.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uri: String,
+    /// Why not: `local_source`, `method_not_materializable`, …
     pub reason: String,
 }
 
@@ -71,12 +83,20 @@ fn incomplete(list: &[Incomplete]) -> String {
     let mut text = "provenance materials are incomplete\n\nThe build requested complete provenance materials, but not \
                     all dependencies could be captured."
         .to_owned();
-    if !list.is_empty() {
-        text.push_str("\n\nUncaptured local sources:");
-    }
-    for Incomplete { name, reason } in list {
-        let name = if name.is_empty() { "<unnamed>" } else { name };
-        write!(text, "\n  - {name}\n    reason: {reason}").ok(); // strings take everything
+    let (requests, directories): (Vec<_>, Vec<_>) = list.iter().partition(|i| !i.uri.is_empty());
+    for (title, list) in [("Uncaptured local sources:", directories), ("Uncaptured requests:", requests)] {
+        if !list.is_empty() {
+            write!(text, "\n\n{title}").ok(); // strings take everything
+        }
+        for Incomplete { op, name, method, uri, reason } in list {
+            let name = [name, op, uri].into_iter().find(|name| !name.is_empty()).map_or("<unnamed>", |name| name);
+            write!(text, "\n  - {name}").ok();
+            for (title, value) in [("method", method), ("url", uri), ("reason", reason)] {
+                if !value.is_empty() {
+                    write!(text, "\n    {title}: {value}").ok();
+                }
+            }
+        }
     }
     text
 }

@@ -46,7 +46,7 @@ pub struct Predicate {
     request_complete: bool,
     materials_complete: bool,
     hermetic: bool,
-    proxied: bool,
+    network: Option<Value>,
     vcs: BTreeMap<String, String>,
     steps: Option<BuildSteps>,
     source: Option<Value>,
@@ -64,8 +64,10 @@ impl Predicate {
     ) -> Result<Self> {
         let materials_complete = !capture.incomplete && capture.sources.local.is_empty();
         if params.complete_materials && !materials_complete {
-            let unnamed = |name: &String| Incomplete { name: name.clone(), reason: "local_source".to_owned() };
-            return Err(Error::Incomplete(capture.sources.local.iter().map(unnamed).collect()));
+            let reason = || "local_source".to_owned();
+            let local = |name: &String| Incomplete { name: name.clone(), reason: reason(), ..Incomplete::default() };
+            let directories = capture.sources.local.iter().map(local);
+            return Err(Error::Incomplete(directories.chain(capture.unnamed.iter().cloned()).collect()));
         }
         let origin = Origin::new(&request.frontend, request.args.clone(), &capture.sources);
         let mut request = Request { args: origin.request.args, ..request.clone() };
@@ -92,7 +94,7 @@ impl Predicate {
             request_complete,
             materials_complete,
             hermetic: materials_complete && !capture.network,
-            proxied: capture.proxied,
+            network: network(capture),
             vcs,
             steps,
             source,
@@ -228,11 +230,20 @@ impl Predicate {
         if let Some(system) = end.system.as_ref().filter(|_| self.params.capture_usage) {
             out.insert("sysUsage".to_owned(), json!([system]));
         }
-        if self.proxied {
-            out.insert("network".to_owned(), json!({ "mode": "proxy" }));
+        if let Some(network) = &self.network {
+            out.insert("network".to_owned(), network.clone());
         }
         Value::Object(out)
     }
+}
+
+/// How steps got at the network, when a proxy watched.
+fn network(capture: &Capture) -> Option<Value> {
+    let mut network = json!({ "mode": "proxy" });
+    if !capture.unnamed.is_empty() {
+        network["proxy"] = json!({ "incomplete": capture.unnamed });
+    }
+    capture.proxied.then_some(network)
 }
 
 /// Keys of the environment that are taken.
@@ -527,5 +538,27 @@ mod tests {
         let made = Predicate::new(params, &capture, &Request::default(), &pb::Definition::default(), Moment::default());
         let error = made.unwrap_err().to_string();
         assert!(error.ends_with("Uncaptured local sources:\n  - context\n    reason: local_source"), "{error}");
+    }
+
+    #[test]
+    fn what_a_proxy_could_not_name_is_told() {
+        let mut capture = capture();
+        capture.proxied = true;
+        assert_eq!(network(&capture).unwrap().to_string(), r#"{"mode":"proxy"}"#);
+        capture.add_unnamed(Incomplete {
+            op: "sha256:1".into(),
+            name: "post it".into(),
+            method: "POST".into(),
+            uri: "http://h/x".into(),
+            reason: "method_not_materializable".into(),
+        });
+        let unnamed = r#"{"method":"POST","name":"post it","op":"sha256:1","reason":"method_not_materializable","uri":"http://h/x"}"#;
+        let expected = format!(r#"{{"mode":"proxy","proxy":{{"incomplete":[{unnamed}]}}}}"#);
+        assert_eq!(network(&capture).unwrap().to_string(), expected);
+        let params = ProvenanceParams { complete_materials: true, ..ProvenanceParams::default() };
+        let made = Predicate::new(params, &capture, &Request::default(), &pb::Definition::default(), Moment::default());
+        let error = made.unwrap_err().to_string();
+        let listed = "  - post it\n    method: POST\n    url: http://h/x\n    reason: method_not_materializable";
+        assert!(error.ends_with(&format!("\n\nUncaptured requests:\n{listed}")), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use cooper_testkit::outcome;
 
-use crate::workshop;
+use crate::{local, read, workshop};
 
 /// Where distributions put the plug-ins.
 fn plugins() -> Option<&'static str> {
@@ -105,8 +105,12 @@ fn a_proxy_writes_down_what_steps_fetch() {
     std::thread::spawn(move || {
         for socket in server.incoming() {
             let mut socket = socket.unwrap();
-            let _ = socket.read(&mut [0; 4096]);
-            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+            let mut request = [0; 4096];
+            let read = socket.read(&mut request).unwrap_or(0);
+            let absent = String::from_utf8_lossy(&request[..read]).contains("/absent");
+            let status = if absent { "404 Not Found" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+            let _ = socket.write_all(answer.as_bytes());
         }
     });
     let shop = workshop();
@@ -114,11 +118,25 @@ fn a_proxy_writes_down_what_steps_fetch() {
     let lines = format!(
         "COPY bundle /etc/ssl/certs/ca-certificates.crt\nENV PATH=/bin\n\
          RUN grep -q 'buildkit proxy CA begin' /etc/ssl/certs/ca-certificates.crt && NO_PROXY= no_proxy= wget -q -O /got http://{address}/file && cat /got\n\
+         RUN ! NO_PROXY= no_proxy= wget -q -O- http://{address}/absent\n\
          RUN ! env -u HTTP_PROXY -u http_proxy wget -T 2 -q -O- http://{address}/around\n\
          RUN --network=none ! env | grep -i _PROXY && test \"$(cat /etc/ssl/certs/ca-certificates.crt)\" = own\n"
     );
     let context =
         shop.context(&[("Dockerfile", &format!("{}{lines}", cooper_testkit::workshop::BUSYBOX)), ("bundle", "own\n")]);
-    let told = outcome(&mut shop.build(&context)).ok();
+    let told = outcome(shop.build(&context).arg("-o").arg(local(&shop.path("out"))).arg("--provenance=mode=max")).ok();
     told.says("proxy network requests:").says(&format!("- GET http://{address}/file -> 200"));
+    let provenance: serde_json::Value = serde_json::from_str(&read(shop.path("out/provenance.json"))).unwrap();
+    let predicate = &provenance["predicate"];
+    let fetched = serde_json::json!({
+        "uri": format!("http://{address}/file"),
+        "digest": {"sha256": cooper_testkit::image::sha256(b"hello").trim_start_matches("sha256:")},
+    });
+    let materials = predicate["buildDefinition"]["resolvedDependencies"].as_array().unwrap();
+    assert!(materials.contains(&fetched), "{materials:?}");
+    let network = &predicate["runDetails"]["metadata"]["buildkit_metadata"]["network"];
+    assert_eq!(network["mode"], "proxy");
+    let unnamed = &network["proxy"]["incomplete"][0];
+    assert_eq!(unnamed["uri"], format!("http://{address}/absent"));
+    assert_eq!(unnamed["reason"], "unsuccessful_response");
 }

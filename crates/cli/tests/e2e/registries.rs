@@ -88,6 +88,32 @@ fn tokens_are_fetched_by_the_client() {
     }
 }
 
+/// Images may hold the same files as different archives: what is built upon one names the archives of that one.
+#[test]
+fn equal_layers_stay_the_archives_that_they_came_as() {
+    let registry = Registry::start(Access::Open);
+    let shop = crate::workshop_with(&registry);
+    let host = registry.host();
+    let files = shop.context(&[("Dockerfile", "FROM scratch\nCOPY text /\n"), ("text", &"the same ".repeat(5000))]);
+    for level in ["0", "9"] {
+        let output = format!("type=image,name={host}/base:{level},push=true,compression-level={level}");
+        let mut build = shop.cooper();
+        build.args(["build", "--root"]).arg(shop.path(level)).arg("--config").arg(shop.path("config.toml"));
+        outcome(build.arg("-o").arg(output).arg(&files)).ok();
+    }
+    let first = |name: &str| registry.inspect(name)["Layers"][0].clone();
+    assert_ne!(first("base:0"), first("base:9"));
+    let daemon = shop.daemon();
+    for level in ["0", "9", "0"] {
+        // Reading the base unpacks it.
+        let lines = format!("FROM {host}/base:{level} AS base\nFROM base\nCOPY --from=base /text /again{level}\n");
+        let context = shop.context(&[("Dockerfile", &lines)]);
+        let name = format!("{host}/upon:{level}");
+        outcome(shop.build_with(&daemon, &context).args(["-t", &name, "--push"])).ok();
+        assert_eq!(first(&format!("upon:{level}")), first(&format!("base:{level}")), "{level}");
+    }
+}
+
 #[test]
 fn an_unknown_authority_is_refused() {
     let registry = Registry::start(Access::Tls);

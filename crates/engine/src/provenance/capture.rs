@@ -6,7 +6,7 @@ use crate::{
     build_error::BuildError,
     gateway::bridge::{Bridge, BuildResult, Ref, Refs},
 };
-use cooper_attest::{Capture, ImageSource, Request};
+use cooper_attest::{Capture, HttpSource, ImageSource, Incomplete, Request};
 use cooper_export::{PlatformEntry, Platforms};
 use cooper_llb::pb;
 use cooper_oci::Digest;
@@ -80,6 +80,9 @@ impl Bridge {
                     Some(source) => source.capture(&mut capture),
                     None => capture_op(raw, &vertex, self.job().proxy_network, &mut capture),
                 }
+                if source.is_none() && self.job().proxy_network {
+                    self.capture_proxy(raw, &vertex, &mut capture);
+                }
                 let usage = self.job().usage(&vertex).map(|sample| (vertex.to_string(), sample));
                 capture.samples.extend(usage);
                 // The last in front: inputs are noted in the order in which ops name them.
@@ -87,6 +90,33 @@ impl Bridge {
             });
         }
         capture
+    }
+
+    /// What the proxy of a step has passed on. Of a step that did not run in this build nothing is known.
+    fn capture_proxy(&self, raw: &[u8], vertex: &Digest, capture: &mut Capture) {
+        let records: Vec<_> = self.job().fetched().into_iter().filter(|(of, _)| of == vertex).collect();
+        if records.is_empty() {
+            return;
+        }
+        let op = pb::Op::decode(raw).ok().and_then(|op| op.op);
+        let name = match op {
+            Some(Kind::Exec(exec)) => exec.meta.map(|meta| meta.args.join(" ")).unwrap_or_default(),
+            _ => String::new(),
+        };
+        for (_, record) in records {
+            for material in record.materials() {
+                capture.add_http(HttpSource { url: material.url, digest: material.digest });
+            }
+            for request in record.incomplete {
+                capture.add_unnamed(Incomplete {
+                    op: vertex.to_string(),
+                    name: name.clone(),
+                    method: request.method,
+                    uri: request.url,
+                    reason: request.reason.to_owned(),
+                });
+            }
+        }
     }
 
     /// Makes the request behind the trees of a result known while this build runs.

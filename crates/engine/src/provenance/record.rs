@@ -144,7 +144,6 @@ fn timestamp(time: SystemTime) -> jiff::Timestamp {
 fn failed(error: Error) -> BuildError {
     let mut failure = BuildError::refused(error.to_string());
     if let Error::Incomplete(list) = error {
-        let list: Vec<_> = list.iter().map(|i| json!({"name": i.name, "reason": i.reason})).collect();
         failure.details.push(Detail {
             type_url: "github.com/moby/buildkit/errdefs.ProvenanceMaterialsIncomplete+json".to_owned(),
             value: json!({"incomplete": list}).to_string().into_bytes(),
