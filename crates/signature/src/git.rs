@@ -111,10 +111,10 @@ impl<'a> GitObject<'a> {
         hasher.update(format!("{} {}\0", self.kind.name(), self.raw.len()).as_bytes());
         hasher.update(self.raw);
         let actual = hex::encode(hasher.finish());
-        match actual == hash {
-            true => Ok(()),
-            false => Err(SignatureError::Checksum { expected: hash.to_owned(), actual }),
+        if actual != hash {
+            return Err(SignatureError::Checksum { expected: hash.to_owned(), actual });
         }
+        Ok(())
     }
 
     /// Checks that one of `keys` has signed it: armoured OpenPGP certificates or lines of SSH keys, as its signature
@@ -177,7 +177,7 @@ mod tests {
                 format!("Tag {:?} {:?} \"\"", format!("{tag}\nm\n"), format!("{PGP}\nx\n")),
             ),
             (format!("{tag}\nm {PGP}\n"), format!("Tag {:?} \"\" \"\"", format!("{tag}\nm {PGP}\n"))),
-            ("".to_owned(), "invalid commit object: missing tree header".to_owned()),
+            (String::new(), "invalid commit object: missing tree header".to_owned()),
             ("object 1\ntype commit\ntag v\n\n".to_owned(), "invalid tag object: missing tagger header".to_owned()),
         ] {
             assert_eq!(show(&text), expected, "{text:?}");

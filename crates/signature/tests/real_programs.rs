@@ -1,5 +1,6 @@
 //! Signatures and keys as gpg, ssh-keygen and git make them.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cooper_signature::{GitObject, Policy, SignatureError, verify_detached};
 use std::{
     error::Error,
@@ -72,13 +73,8 @@ fn output(command: &mut Command) -> Vec<u8> {
 /// The whole message of a failure, or `good`.
 fn told(result: Result<(), SignatureError>) -> String {
     let Err(error) = result else { return "good".to_owned() };
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message += &format!(": {error}");
-        cause = error.source();
-    }
-    message
+    let causes = std::iter::successors(Some(&error as &dyn Error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn check(payload: &[u8], signature: &[u8], keys: &[u8], policy: Policy) -> String {
@@ -134,12 +130,10 @@ fn whose_signature_it_is() {
             let text = String::from_utf8(armored).unwrap();
             let body: Vec<_> =
                 text.lines().skip_while(|l| !l.is_empty()).skip(1).take_while(|l| !l.starts_with(['=', '-'])).collect();
-            use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.decode(body.concat()).unwrap()
+            STANDARD.decode(body.concat()).unwrap()
         };
-        use base64::Engine as _;
         let bytes = [inner(theirs.sign(&[])), inner(mine.sign(&[]))].concat();
-        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        let text = STANDARD.encode(bytes);
         format!("-----BEGIN PGP SIGNATURE-----\n\n{text}\n-----END PGP SIGNATURE-----\n").into_bytes()
     };
     for (what, signature, keys, expected) in [

@@ -109,13 +109,13 @@ impl GitRequest {
                 // Any of them asks for a check, which nothing passes without keys.
                 attrs::GIT_SIG_PUBKEY => request.signature.get_or_insert_default().keys.clone_from(value),
                 attrs::GIT_SIG_REJECT_EXPIRED => {
-                    request.signature.get_or_insert_default().reject_expired = value == "true"
+                    request.signature.get_or_insert_default().reject_expired = value == "true";
                 }
                 attrs::GIT_SIG_REQUIRE_SIGNED_TAG => {
-                    request.signature.get_or_insert_default().require_tag = value == "true"
+                    request.signature.get_or_insert_default().require_tag = value == "true";
                 }
                 attrs::GIT_SIG_IGNORE_SIGNED_TAG => {
-                    request.signature.get_or_insert_default().ignore_tag = value == "true"
+                    request.signature.get_or_insert_default().ignore_tag = value == "true";
                 }
                 other if other.starts_with("git.") && !value.is_empty() && value != "false" => {
                     return Err(AttributeError::Unsupported { name: name.clone() });

@@ -160,8 +160,8 @@ fn check_validity(signature: &Signature, key: &SigningKey<'_>, time: u64) -> Res
             return Err(SignatureError::KeyExpired);
         }
     }
-    match involved.iter().any(|s| s.is_expired(time)) {
-        true => Err(SignatureError::SignatureExpired),
-        false => Ok(()),
+    if involved.iter().any(|s| s.is_expired(time)) {
+        return Err(SignatureError::SignatureExpired);
     }
+    Ok(())
 }
