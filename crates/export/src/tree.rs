@@ -209,12 +209,18 @@ fn sorted(dir: &Dir, files: &BTreeMap<String, Bytes>) -> Result<Vec<OsString>> {
 
 /// What the session's sender needs to send `trees` to a client's directory.
 ///
-/// With a directory for each platform there is one transfer; without, one a tree, in order (check them with
-/// [`check_duplicates`] first).
+/// With a directory for each platform there is one transfer; without, one a tree, in order, but one for all where what
+/// was there is deleted (check them with [`check_duplicates`] first).
 pub fn local_source(trees: &[Tree], several: bool, attrs: &FsAttrs) -> Vec<(Source, SendOptions)> {
     let with_files = |source: Source, tree: &Tree, dir: Option<&str>| {
         tree.files.iter().fold(source, |source, (name, content)| source.with_file(dir, name, content.clone()))
     };
+    if !attrs.split(several) && attrs.mode == LocalMode::Delete && trees.len() > 1 {
+        // Each transfer deletes what it does not bring.
+        let add = |source: Source, tree: &Tree| with_files(source.with_dir(tree.root.clone()), tree, None);
+        let time = trees.first().and_then(|tree| tree.time(attrs));
+        return vec![(trees.iter().fold(Source::default(), add), options(time))];
+    }
     if !attrs.split(several) {
         let each = |tree: &Tree| (with_files(Source::dir(tree.root.clone()), tree, None), options(tree.time(attrs)));
         return trees.iter().map(each).collect();

@@ -317,8 +317,8 @@ fn what_cannot_be_exported_is_refused() {
     assert_snapshot!(fails(vec![attested(image())], true, &[("oci-mediatypes", "false")]), @r#"cannot export attestations with "oci-mediatypes=false""#);
     assert_snapshot!(fails(vec![image()], true, &[("oci-mediatypes", "false"), ("annotation-index.a", "1")]), @r#"cannot export annotations with "oci-mediatypes=false""#);
     assert_snapshot!(fails(vec![image(), f.image("linux/arm64", Vec::new())], false, &[]), @"cannot export multiple platforms without multi-platform enabled");
-    assert_snapshot!(fails(vec![with_config(image(), "{}")], false, &[]), @"invalid image config for export: missing os");
-    assert_snapshot!(fails(vec![with_config(image(), r#"{"os":"linux"}"#)], false, &[]), @"invalid image config for export: missing architecture");
+    assert_snapshot!(fails(vec![with_config(image(), "{}")], false, &[]), @"invalid image config for export: missing architecture");
+    assert_snapshot!(fails(vec![with_config(image(), r#"{"architecture":"amd64"}"#)], false, &[]), @"invalid image config for export: missing os");
     assert_snapshot!(fails(vec![with_config(image(), "null")], false, &[]), @"invalid null image config for export");
 }
 

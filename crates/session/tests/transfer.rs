@@ -257,6 +257,32 @@ async fn several_directories_and_files_from_memory() {
 }
 
 #[tokio::test]
+async fn several_directories_as_one() {
+    let (one, two) = dirs();
+    let to = TempDir::new().expect("temp");
+    write(one.path(), "both/a", "1");
+    fs::hard_link(one.path().join("both/a"), one.path().join("both/c")).expect("link");
+    write(one.path(), "z", "1");
+    write(two.path(), "both/b", "2");
+    write(two.path(), "both.txt", "2");
+    write(two.path(), "only/a", "2");
+    let source = Source::dir(one.path())
+        .with_file(None, "said", "of the first")
+        .with_dir(two.path())
+        .with_file(None, "told", "of the second");
+    write(to.path(), "old", "deleted");
+    let (sent, received) = sync_with(source, SendOptions::default(), to.path(), None, ReceiveOptions::default()).await;
+    sent.expect("sent");
+    let listing = received.expect("received").listing;
+    let paths: Vec<&str> = listing.entries().iter().map(|e| e.path.as_str()).collect();
+    let expected = ["both", "both/a", "both/b", "both/c", "both.txt", "only", "only/a", "said", "told", "z"];
+    assert_eq!(paths, expected);
+    let content = |path: &str| fs::read_to_string(to.path().join(path)).expect("a file");
+    let contents = ["both/a", "both/b", "both/c", "both.txt", "only/a", "said", "told", "z"].map(content);
+    assert_eq!(contents, ["1", "2", "1", "2", "2", "of the first", "of the second", "1"]);
+}
+
+#[tokio::test]
 async fn descriptions_only() {
     let (from, to) = dirs();
     sample(from.path());

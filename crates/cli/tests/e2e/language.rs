@@ -46,6 +46,7 @@ fn results_of_builds() {
         ),
         ("RUN --mount=type=bind,source=f,target=/m cat /m > /out\n", &[("f", "bound")], &[], "bound"),
         ("RUN --mount=type=tmpfs,target=/t stat -f -c %T /t > /out\n", &[], &[], "tmpfs\n"),
+        ("RUN --mount=type=tmpfs,target=/a/../t/ stat -f -c %T /t > /out\n", &[], &[], "tmpfs\n"),
         ("RUN --network=none ls /sys/class/net > /out\n", &[], &[], "lo\n"),
         ("RUN hostname > /out\n", &[], &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=cask"], "cask\n"),
         (

@@ -1,6 +1,5 @@
 //! File actions (LLB file op): translated once, run on one snapshot as long as nobody looks in between.
 
-use super::vertex;
 use crate::{
     domain::{Build, FailedPart, Remains, StepError, StepErrorKind},
     layers::tree::Tree,
@@ -26,6 +25,8 @@ pub struct FileOp {
     file: pb::FileOp,
     unknown: Option<Digest>,
     inputs: usize,
+    /// What people see: layers are described by it, and histories that lack an entry for such a layer.
+    name: String,
 }
 
 /// What an index in an action stands for.
@@ -38,8 +39,8 @@ enum Place {
 
 impl FileOp {
     /// Binds `file`.
-    pub fn new(worker: &Arc<Worker>, file: &pb::FileOp, inputs: usize, unknown: Option<Digest>) -> Self {
-        Self { worker: worker.clone(), file: file.clone(), unknown, inputs }
+    pub fn new(worker: &Arc<Worker>, file: &pb::FileOp, inputs: usize, unknown: Option<Digest>, name: String) -> Self {
+        Self { worker: worker.clone(), file: file.clone(), unknown, inputs, name }
     }
 
     fn place(&self, index: i64) -> Place {
@@ -91,7 +92,13 @@ impl Op<Build> for FileOp {
         futures::future::try_join_all(inputs.iter().map(|tree| self.worker.bring(tree, cx))).await?;
         let stop = StopOnDrop(Arc::default());
         let run = Run {
-            op: Self { worker: self.worker.clone(), file: self.file.clone(), unknown: None, inputs: self.inputs },
+            op: Self {
+                worker: self.worker.clone(),
+                file: self.file.clone(),
+                unknown: None,
+                inputs: self.inputs,
+                name: self.name.clone(),
+            },
             inputs: inputs.clone(),
             states: Vec::new(),
             stop: stop.0.clone(),
@@ -205,14 +212,13 @@ impl Run {
             Place::Empty => Ok(Tree::default()),
             Place::Input(i) => Ok(self.inputs[i].clone()),
             Place::Action(j) => {
-                let name = self.op.file.actions.get(j).and_then(|a| a.action.as_ref()).map(vertex::action_name);
                 let state = self.states.get_mut(j).ok_or_else(|| {
                     StepError::refused(format!("file action refers to action {j}, which is not before it"))
                 })?;
                 match std::mem::replace(state, State::Taken) {
                     State::Writing(write, executor) => {
                         drop(executor);
-                        let tree = write.commit(&name.unwrap_or_default())?;
+                        let tree = write.commit(&self.op.name)?;
                         *state = State::Done(tree.clone());
                         Ok(tree)
                     }

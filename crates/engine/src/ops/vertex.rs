@@ -48,7 +48,7 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, bridge: &Bridge) -> Result<Bound
                 proxied: job.proxy_network && exec.network() != pb::NetMode::None,
             })
         }
-        Some(Kind::File(file)) => Arc::new(FileOp::new(worker, file, v.inputs.len(), unknown_fields(v))),
+        Some(Kind::File(file)) => Arc::new(FileOp::new(worker, file, v.inputs.len(), unknown_fields(v), self::name(v))),
         Some(Kind::Merge(merge)) => {
             let inputs: Vec<usize> = merge.inputs.iter().filter_map(|i| usize::try_from(i.input).ok()).collect();
             debug_assert_eq!(inputs.len(), merge.inputs.len());

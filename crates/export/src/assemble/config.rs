@@ -25,11 +25,11 @@ pub(super) fn patch(image: &Image, epoch: Option<i64>) -> Result<Vec<u8>> {
     let invalid = |e: serde_json::Error| Error::Config(e.to_string());
     let config: Option<ImageConfig> = serde_json::from_slice(document).map_err(invalid)?;
     let config = config.ok_or(Error::NullConfig)?;
-    if config.platform.os.is_empty() {
-        return Err(Error::Config("missing os".to_owned()));
-    }
     if config.platform.architecture.is_empty() {
         return Err(Error::Config("missing architecture".to_owned()));
+    }
+    if config.platform.os.is_empty() {
+        return Err(Error::Config("missing os".to_owned()));
     }
     let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(document).map_err(invalid)?;
     let mut members: BTreeMap<String, Box<RawValue>> = members

@@ -52,6 +52,14 @@ impl Source {
         Self { parts: vec![Part { under: None, root: root.into(), files: BTreeMap::new() }] }
     }
 
+    /// Adds the directory `root`, whose entries appear at the top, too. Of a directory that several have the first
+    /// counts; of other things there must be one (what happens else is up to the receiver).
+    #[must_use]
+    pub fn with_dir(mut self, root: impl Into<PathBuf>) -> Self {
+        self.parts.push(Part { under: None, root: root.into(), files: BTreeMap::new() });
+        self
+    }
+
     /// Adds the directory `root` as the directory `name` at the top, owned by root, with mode 0755 and the given
     /// modification time (nanoseconds since 1970). For outputs of several platforms. Slashes in the name become `_`.
     #[must_use]
@@ -67,12 +75,12 @@ impl Source {
         self
     }
 
-    /// Adds a file to the top of the directory that was added last under `name`, or of the only one when `None`.
+    /// Adds a file to the top of the directory that was added last under `name`, or at the top when `None`.
     /// It hides a file of the same name on disk.
     #[must_use]
     pub fn with_file(mut self, dir: Option<&str>, name: &str, content: impl Into<Bytes>) -> Self {
         let dir = dir.unwrap_or("").replace('/', "_");
-        if let Some(part) = self.parts.iter_mut().find(|p| p.name() == dir) {
+        if let Some(part) = self.parts.iter_mut().rfind(|p| p.name() == dir) {
             part.files.insert(name.replace('/', "_"), content.into());
         }
         self
@@ -102,7 +110,35 @@ pub(crate) type Emit<'a> = dyn FnMut(Stat, Option<Content>) -> Result<()> + 'a;
 
 /// Walks all parts. Blocks.
 pub(crate) fn walk(source: &Source, filter: &FilterSpec, map: Option<&StatMap>, emit: &mut Emit) -> Result<()> {
+    if source.parts.iter().filter(|part| part.under.is_none()).count() > 1 {
+        return walk_as_one(source, filter, map, emit);
+    }
+    walk_in_turn(source, filter, map, &mut |_, stat, content| emit(stat, content))
+}
+
+/// Several directories that appear as one: their lists are gathered and told in one order.
+fn walk_as_one(source: &Source, filter: &FilterSpec, map: Option<&StatMap>, emit: &mut Emit) -> Result<()> {
+    let mut all: Vec<(Stat, Option<Content>)> = Vec::new();
+    walk_in_turn(source, filter, map, &mut |part, stat, mut content| {
+        if content.is_none() && entry_kind(stat.mode) == EntryKind::File {
+            // A further name: only here it is known which part its first one is in.
+            content = Some(Content::Disk { part, path: stat.linkname.as_str().into(), size: stat.size as u64 });
+        }
+        all.push((stat, content));
+        Ok(())
+    })?;
+    all.sort_by(|(a, _), (b, _)| a.path.split('/').cmp(b.path.split('/')));
+    let is_dir = |stat: &Stat| entry_kind(stat.mode) == EntryKind::Dir;
+    all.dedup_by(|(again, _), (first, _)| again.path == first.path && is_dir(again) && is_dir(first));
+    all.into_iter().try_for_each(|(stat, content)| emit(stat, content))
+}
+
+/// As [`Emit`], with the index of the part.
+type EmitPart<'a> = dyn FnMut(usize, Stat, Option<Content>) -> Result<()> + 'a;
+
+fn walk_in_turn(source: &Source, filter: &FilterSpec, map: Option<&StatMap>, emit_part: &mut EmitPart) -> Result<()> {
     for (index, part) in source.parts.iter().enumerate() {
+        let emit = &mut |stat, content| emit_part(index, stat, content);
         let root = Root::open(&part.root)?;
         let filter = compile_filter(&root, filter)?;
         let prefix = part.under.as_ref().map(|s| format!("{}/", s.path)).unwrap_or_default();
