@@ -50,6 +50,18 @@ impl Wanted {
         Ok(out)
     }
 
+    /// The options that a frontend gets which may know no scanner but images: without the request for a bill of materials
+    /// that the scanner which is built in makes anyway, of whatever the frontend returns.
+    pub fn without_builtin_scans(opts: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let sbom = |key: &str| {
+            let kind = key.strip_prefix(OPTION).or_else(|| key.strip_prefix(ARGUMENT));
+            kind.is_some_and(|kind| kind.eq_ignore_ascii_case("sbom"))
+        };
+        let wanted = Self::parse(opts).ok().and_then(|wanted| wanted.sbom);
+        let builtin = wanted.is_some_and(|params| matches!(params.get("generator"), Some(SCANNER | "")));
+        opts.iter().filter(|(key, _)| !(builtin && sbom(key))).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
     /// Those of `opts` that are requests for attestations, for a frontend to pass on.
     pub fn options(opts: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
         opts.iter().filter(|(key, _)| key.starts_with(OPTION) || key.starts_with(ARGUMENT))
@@ -90,6 +102,21 @@ mod tests {
             Ok(wanted) => format!("sbom: {}; provenance: {}", shown(wanted.sbom), shown(wanted.provenance)),
             Err(error) => error.to_string(),
         }
+    }
+
+    #[test]
+    fn frontends_are_asked_for_scans_by_images_only() {
+        let check = |opts: &[(&str, &str)], want: &str| {
+            let opts = opts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let left = Wanted::without_builtin_scans(&opts);
+            assert_eq!(left.keys().map(String::as_str).collect::<Vec<_>>().join(" "), want);
+        };
+        check(&[("attest:sbom", "generator=builtin"), ("a", "b"), ("attest:provenance", "")], "a attest:provenance");
+        check(&[("attest:sbom", "")], "");
+        check(&[("build-arg:BUILDKIT_ATTEST_SBOM", "generator=builtin,format=all")], "");
+        check(&[("attest:sbom", "generator=scan:1")], "attest:sbom");
+        check(&[("attest:sbom", "false")], "attest:sbom");
+        check(&[("attest:other", "x")], "attest:other");
     }
 
     #[test]

@@ -385,6 +385,24 @@ mod tests {
         Ok(serde_json::to_string_pretty(&value).unwrap())
     }
 
+    /// Steps whose only network was the proxy that records.
+    #[test]
+    fn the_network_is_told_where_it_was_a_proxy() {
+        let network = |version, capture: &Capture| {
+            let value: Value = serde_json::from_str(&predicate(version, Mode::Min, capture).unwrap()).unwrap();
+            match version {
+                Version::V1 => value["runDetails"]["metadata"]["buildkit_metadata"]["network"].clone(),
+                Version::V02 => value["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["network"].clone(),
+            }
+        };
+        let mut proxied = capture();
+        proxied.proxied = true;
+        for version in [Version::V1, Version::V02] {
+            assert_eq!(network(version, &proxied), json!({ "mode": "proxy" }));
+            assert_eq!(network(version, &capture()), Value::Null);
+        }
+    }
+
     #[test]
     fn version_1_tells_the_request_and_what_it_used() {
         insta::assert_snapshot!(predicate(Version::V1, Mode::Max, &capture()).unwrap(), @r#"

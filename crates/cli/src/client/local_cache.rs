@@ -80,3 +80,71 @@ pub fn collect(dir: &str, options: Collect) -> Result<Collected> {
     let (blobs, bytes) = index.sweep_where(options.dry_run, old)?;
     Ok(Collected { blobs, bytes, ..done })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cooper_oci::{Descriptor, media_types};
+    use cooper_remote_cache::{Layer, Record, RecordKind, StepResult};
+    use jiff::{SignedDuration, Timestamp};
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// The blob of some bytes.
+    fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let desc = Descriptor::of(media_type, bytes);
+        fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+        fs::write(dir.join("blobs/sha256").join(desc.digest.hex()), bytes).unwrap();
+        desc
+    }
+
+    /// What a step of this name made, until then.
+    fn made(name: &str, layer: &Descriptor, expires: Option<Timestamp>) -> Cache {
+        let record = Record {
+            digest: Digest::of(name),
+            kind: RecordKind::Step,
+            output: 0,
+            name: name.to_owned(),
+            inputs: Vec::new(),
+            results: vec![StepResult { created: None, expires, layers: vec![0] }],
+        };
+        let layers = vec![Layer { descriptor: layer.clone(), parent: None, created: None }];
+        Cache { layers, records: vec![record], attachments: Vec::new() }
+    }
+
+    /// What has expired leaves a directory with the layers that only it had; a tag with nothing left goes.
+    #[test]
+    fn expired_results_leave_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, text) = (dir.path(), dir.path().to_str().unwrap());
+        fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        let like = blob(path, "", br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#);
+        let [old, new] = [b"old layer", b"new layer"].map(|bytes| blob(path, media_types::OCI_LAYER_GZIP, bytes));
+        let now = Timestamp::now();
+        let hour = now.checked_add(SignedDuration::from_hours(1)).unwrap();
+        let (short, long) = (made("short", &old, Some(hour)), made("long", &new, None));
+        let place = Directory::at(path);
+        for (tag, cache) in [("both", short.merged(&long)), ("gone", short.normalized())] {
+            let manifest = place.write(&cache, &like.digest).unwrap();
+            publish(text, tag, &serde_json::to_value(manifest).unwrap(), None).unwrap();
+        }
+        let at = |minutes: i64| hour.checked_add(SignedDuration::from_mins(minutes)).unwrap();
+        let options = |minutes, dry_run| Collect { now: at(minutes), grace: Duration::ZERO, dry_run };
+        let there = |layer: &Descriptor| path.join("blobs/sha256").join(layer.digest.hex()).exists();
+
+        // Clocks may be five minutes apart.
+        let done = collect(text, options(4, false)).unwrap();
+        assert_eq!((done.documents, done.results), (2, 0));
+        assert_eq!(collect(text, options(6, true)).unwrap().results, 2, "only counted");
+        assert!(there(&old) && there(&new));
+        let done = collect(text, options(6, false)).unwrap();
+        assert_eq!((done.documents, done.results), (2, 2));
+        assert!(!there(&old) && there(&new));
+        let index: Value = serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap();
+        let left = index["manifests"].as_array().unwrap();
+        assert_eq!(left.len(), 1, "{index}");
+        let left = place.read(&digest_of(&left[0]).unwrap()).unwrap().unwrap();
+        assert_eq!(left, long.normalized());
+        assert_eq!(collect(text, options(6, false)).unwrap(), Collected { documents: 1, ..Collected::default() });
+    }
+}

@@ -142,8 +142,8 @@ impl Bridge {
     fn program(&self, config: &ImageConfig, request: &FrontendRequest) -> pb::Meta {
         let image = &config.config;
         let mut env = image.env.clone();
-        let opts = request.opts.iter().enumerate();
-        env.extend(opts.map(|(i, (key, value))| format!("BUILDKIT_FRONTEND_OPT_{i}={key}={value}")));
+        let opts = cooper_attest::Wanted::without_builtin_scans(&request.opts);
+        env.extend(opts.iter().enumerate().map(|(i, (key, value))| format!("BUILDKIT_FRONTEND_OPT_{i}={key}={value}")));
         let session = self.job().sessions().into_iter().next().unwrap_or_default();
         env.push(format!("BUILDKIT_SESSION_ID={session}"));
         let worker = self.worker_info();

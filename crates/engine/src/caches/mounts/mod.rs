@@ -3,6 +3,9 @@
 //! The content of a mount is an archive, cut where its content says so: a change moves few cuts, and chunks that a
 //! cache has already are not sent again. Nothing here ever fails a build: a mount that cannot be sent keeps the state
 //! that the cache has, one that cannot be fetched begins empty.
+//!
+//! Mounts with a seed (`from=`) stay: a mount belongs to its id and to the layers that it was seeded from, and layers have
+//! names of their own on every machine. Under its id alone a state would meet seeds that it does not come from.
 
 mod fetch;
 mod send;
