@@ -376,7 +376,7 @@ fn wrong_files() {
     insta::assert_snapshot!(check("FROM a\nRUNN <<EOF cat\nx\nEOF\nRUN y\n"), @r#"
     1 FROM a
     5 RUN shell "y" Default Sandbox
-    error 2-4 "RUNN": dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)
+    error 2-2 "RUNN": dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)
     "#);
     insta::assert_snapshot!(check("FROM a\nRUNN <<EOF\nRUN y\n"), @r#"
     1 FROM a

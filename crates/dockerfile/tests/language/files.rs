@@ -186,5 +186,6 @@ fn which_error_is_told() {
         (error.first().first_line, error.first().last_line)
     };
     assert_eq!(lines("FROM scratch\nRUN <<A\nx\ny\n"), (2, 4));
+    assert_eq!(lines("FROM scratch\nRNU <<A\nx\nA\n"), (2, 2));
     assert_eq!(lines("FROM scratch\nRUN <<A <<B\nx\nA\ny"), (2, 5));
 }

@@ -203,7 +203,8 @@ pub(super) fn build(statement: Statement<'_>, escape: char, lines: &mut Lines<'_
         // One that never ends took the rest of the file.
         Err(fault) => return Err((fault, last_line.max(lines.number()))),
     };
-    let last_line = if heredocs.is_empty() { last_line } else { lines.number() };
+    // A mistyped instruction is told alone; the documents below it are only passed over.
+    let last_line = if heredocs.is_empty() || command.rule.is_none() { last_line } else { lines.number() };
     let finish = || {
         let args = args?;
         let Some(rule) = command.rule else {
