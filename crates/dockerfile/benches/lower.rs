@@ -3,7 +3,7 @@
 use cooper_dockerfile::lower::{
     self, ContextRequest, ImageMeta, ImageRequest, MetaResolver, NamedContext, Options, ResolveError,
 };
-use cooper_dockerfile::{Source, parser};
+use cooper_dockerfile::{Source, lint::Linter, parser};
 use divan::Bencher;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -46,10 +46,16 @@ impl MetaResolver for Image {
 fn text_to_definition(bencher: Bencher<'_, '_>) {
     let text = dockerfile();
     bencher.bench(|| {
-        let parsed = parser::parse(Arc::new(Source::new("Dockerfile", text.clone()))).into_result().unwrap();
+        let source = parser::parse(Arc::new(Source::new("Dockerfile", text.clone())));
+        let mut linter = Linter::default();
+        linter.check_syntax(&source);
+        let parsed = source.into_result().unwrap();
         let options = Options { missing_caps: Vec::new(), ..Options::default() };
         let lowered = futures::executor::block_on(lower::lower(&parsed, &options, &Image)).unwrap();
-        lowered.output.marshal().unwrap()
+        for finding in &lowered.findings {
+            linter.add(&parsed, finding);
+        }
+        (lowered.output.marshal().unwrap(), linter.into_warnings())
     });
 }
 

@@ -266,10 +266,11 @@ async fn several_directories_as_one() {
     write(two.path(), "both/b", "2");
     write(two.path(), "both.txt", "2");
     write(two.path(), "only/a", "2");
-    let source = Source::dir(one.path())
-        .with_file(None, "said", "of the first")
-        .with_dir(two.path())
-        .with_file(None, "told", "of the second");
+    let source = Source::dir(one.path()).with_file(None, "said", "of the first").with_dir(two.path()).with_file(
+        None,
+        "told",
+        "of the second",
+    );
     write(to.path(), "old", "deleted");
     let (sent, received) = sync_with(source, SendOptions::default(), to.path(), None, ReceiveOptions::default()).await;
     sent.expect("sent");

@@ -86,7 +86,7 @@ pub(super) fn outline(stages: &Stages<'_>, globals: &BTreeMap<String, ArgInfo>, 
         ..Outline::default()
     };
     let mut args: BTreeMap<String, OutlineArg> = BTreeMap::new();
-    for id in stages.from_target(target) {
+    for id in stages.nearest_first(target) {
         let capture = &stages.nodes[id].capture;
         for name in closure(capture, globals) {
             let Some(info) = capture.declared.get(&name).or_else(|| globals.get(&name)) else { continue };

@@ -288,7 +288,7 @@ impl<'a> Stages<'a> {
     }
 
     /// As [`Stages::needed_by`], the nearest first: a stage, what it is built on, then what it copies from.
-    pub(super) fn from_target(&self, target: usize) -> Vec<usize> {
+    pub(super) fn nearest_first(&self, target: usize) -> Vec<usize> {
         let (mut order, mut open) = (Vec::new(), vec![target]);
         while let Some(id) = open.pop() {
             if !order.contains(&id) {
