@@ -6,6 +6,7 @@ use crate::{
     caches::{self, Background, CacheExport, CacheSpec},
     compatibility::Compatibility,
     domain::{Build, BuildJob},
+    emulation::Emulation,
     explain::{self, Explanations, Unexplained},
     exporting::{Exporter, ExporterSpec, made, verify, warn},
     gateway::{
@@ -252,6 +253,10 @@ impl Engine {
         let scratch = root.join(layout::SCRATCH);
         std::fs::remove_dir_all(&scratch).ok();
         make_dir(&scratch)?;
+        let probe = {
+            let scratch = scratch.clone();
+            std::thread::spawn(move || Emulation::probe(&scratch))
+        };
         let meta = Arc::new(Meta::open(&root.join(layout::META))?);
         let content = cooper_content::Store::open(root.join(layout::CONTENT)).map_err(OpenError::Content)?;
         let (sandbox, isolation) =
@@ -267,7 +272,11 @@ impl Engine {
         let keys = Arc::new(PersistentKeys::new(meta.clone(), layers.clone()));
         let history =
             History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
-        let info = worker_info(&meta, &config, snapshots.kind(), sandbox.level(), networks.label())?;
+        let emulation = probe.join().unwrap_or_default();
+        let mut info = worker_info(&meta, &config, snapshots.kind(), sandbox.level(), networks.label())?;
+        if config.platforms.is_empty() {
+            info.platforms.extend_from_slice(emulation.platforms());
+        }
         let mut options = cooper_registry::Options::default();
         if let Some(n) = config.registry_concurrency {
             options.max_concurrency = n;
@@ -297,6 +306,7 @@ impl Engine {
             devices: config.devices.map(Arc::new),
             authority: std::sync::OnceLock::new(),
             config: config.worker,
+            emulation,
             scratch,
         });
         let store: Arc<dyn KeyStore<Build>> = keys.clone();

@@ -11,6 +11,7 @@ mod cache_mounts;
 mod caches;
 pub mod compatibility;
 mod domain;
+mod emulation;
 mod engine;
 pub mod explain;
 mod exporting;

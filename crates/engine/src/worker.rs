@@ -3,6 +3,7 @@
 use crate::{
     cache_mounts::CacheMounts,
     domain::{Build, StepError, StepErrorKind},
+    emulation::Emulation,
     layers::{
         splice::Form,
         store::{Layer, LayerRecord, LayerStore, RecordType},
@@ -82,6 +83,8 @@ pub struct Worker {
     pub(crate) authority: OnceLock<Arc<cooper_proxy::Authority>>,
     /// Settings.
     pub config: WorkerConfig,
+    /// Programs for other processors.
+    pub(crate) emulation: Emulation,
     /// Layers that remote caches offered and could not deliver.
     pub(crate) losses: Arc<std::sync::atomic::AtomicU64>,
     /// Orders exports to remote caches.

@@ -15,6 +15,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("openssl", "openssl"),
     ("podman", "podman"),
+    ("qemu-aarch64-static", "qemu-user-static"),
     ("skopeo", "skopeo"),
     ("ssh-keygen", "openssh-client"),
     ("umoci", "umoci"),

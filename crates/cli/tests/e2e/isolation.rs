@@ -86,6 +86,42 @@ fn root_without_privileges_keeps_its_users() {
     assert_eq!(read(shop.path("out/out/id")), "1000\n2000\n");
 }
 
+/// `exit(7)` for 64-bit Arm: an executable of one segment.
+const ARM: [u64; 17] = [
+    0x7f45_4c46_0201_0100,
+    0,
+    0x0200_b700_0100_0000,
+    0x7800_0100_0000_0000,
+    0x4000_0000_0000_0000,
+    0,
+    0x0000_0000_4000_3800,
+    0x0100_0000_0000_0000,
+    0x0100_0000_0500_0000,
+    0,
+    0x0000_0100_0000_0000,
+    0x0000_0100_0000_0000,
+    0x8400_0000_0000_0000,
+    0x8400_0000_0000_0000,
+    0x0000_0100_0000_0000,
+    0xa80b_80d2_e000_80d2,
+    0x0100_00d4_0000_0000,
+];
+
+#[test]
+fn steps_for_another_processor_are_emulated_and_say_so() {
+    let shop = workshop();
+    let context = shop.context(&[("Dockerfile", "FROM scratch\nCOPY program /program\nRUN [\"/program\"]\n")]);
+    let program: Vec<u8> = ARM.iter().flat_map(|word| word.to_be_bytes()).collect();
+    fs::write(context.join("program"), program).unwrap();
+    fs::set_permissions(context.join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    let emulators = shop.path("emulators");
+    fs::create_dir(&emulators).unwrap();
+    fs::copy("/usr/bin/qemu-aarch64-static", emulators.join("buildkit-qemu-aarch64")).unwrap();
+    let path = format!("{}:{}", emulators.display(), std::env::var("PATH").unwrap());
+    outcome(shop.build(&context).args(["--platform", "linux/arm64"]).env("PATH", path))
+        .refused(&["this step is for linux/arm64: it is emulated by", "exit code: 7"]);
+}
+
 #[test]
 fn a_changed_root_is_enough() {
     let shop = workshop();

@@ -145,6 +145,9 @@ impl ExecOp {
         if !self.devices.is_empty() {
             add_devices(&self.worker, &self.devices, &mut spec, &mut process, cx)?;
         }
+        if let Some(notice) = self.worker.emulation.arrange(&self.platform, &mut spec, &mut process) {
+            cx.log(2, notice);
+        }
         let jobs = cx.jobs();
         let governing = if self.proxied { jobs.clone() } else { Vec::new() };
         let place = Place { network: self.exec.network(), security: spec.security, hostname: &meta.hostname };
