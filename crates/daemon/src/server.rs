@@ -142,8 +142,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// The end: exports and explanations that go on are awaited; what is finished reaches the disk, and the trace collector if there is one;
-    /// what the machine lent is given back.
+    /// The end: exports and explanations that go on are awaited; what is finished reaches the disk, and the trace collector
+    /// if there is one; what the machine lent is given back.
     pub async fn close(&self) {
         self.engine.cache_exports().idle().await;
         self.engine.explanations().idle().await;

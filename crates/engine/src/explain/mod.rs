@@ -2,7 +2,8 @@
 //!
 //! While a build runs only facts are kept that are at hand anyway: the parts of ops ([`parts`]), and, by a thread behind
 //! the build, which files a content digest stands for ([`files`]). A build with steps that ran is explained when it
-//! has returned ([`behind`]), and the explanation added to its record. What must never live here: anything that decides what is cached.
+//! has returned ([`behind`]), and the explanation added to its record. What must never live here: anything that decides
+//! what is cached.
 
 mod behind;
 mod compare;
