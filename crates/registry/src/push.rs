@@ -66,6 +66,9 @@ impl Client {
     /// Makes sure that `name`'s repository has the blob `desc`: asks for it, tries to mount it from the
     /// repositories `mount_from` (paths on the same host) and those that were seen to have it, and uploads it from
     /// `source` when it must. Uploads that break are resumed where the registry can, else started over.
+    ///
+    /// A blob that was seen in another repository only is mounted without asking first: that saves a request, and a
+    /// mount of what is there already changes nothing. Nothing is ever sent without having asked.
     pub async fn push_blob(
         &self,
         name: &ImageRef,
@@ -87,7 +90,9 @@ impl Client {
             name,
             desc,
         };
-        let pushed = if upload.exists().await? {
+        let pushed = if let Some(from) = upload.mount_unasked().await {
+            Pushed::Mounted { from }
+        } else if upload.exists().await? {
             Pushed::Present
         } else if let Some(from) = upload.mount(mount_from).await? {
             Pushed::Mounted { from }
@@ -193,6 +198,16 @@ impl Upload<'_> {
         }
     }
 
+    /// Mounts the blob from the repository that it was last seen in, unless it was seen in this one, too.
+    async fn mount_unasked(&self) -> Option<String> {
+        let homes = self.client.shared.homes.of(&self.endpoint.place.host, &self.desc.digest);
+        if homes.contains(&self.repository) {
+            return None;
+        }
+        let from = homes.into_iter().next()?;
+        self.mount_from_home(&from).await.then_some(from)
+    }
+
     /// Mounts the blob from one of these repositories, or from one that is remembered to have it. Returns which.
     async fn mount(&self, named: &[String]) -> Result<Option<String>, Error> {
         for from in named.iter().filter(|from| **from != self.repository) {
@@ -200,19 +215,25 @@ impl Upload<'_> {
                 return Ok(Some(from.clone()));
             }
         }
-        let (homes, host) = (&self.client.shared.homes, self.endpoint.place.host.clone());
-        for from in homes.of(&host, &self.desc.digest) {
-            if from == self.repository || named.contains(&from) {
-                continue;
-            }
-            // A guess of ours must not be what a push fails for.
-            match self.start(Some(&from)).await {
-                Ok(Started::Mounted) => return Ok(Some(from)),
-                Ok(Started::At(_)) => homes.forget(&host, &from, &self.desc.digest),
-                Err(error) => tracing::debug!(%error, from, "a blob cannot be mounted"),
+        for from in self.client.shared.homes.of(&self.endpoint.place.host, &self.desc.digest) {
+            if from != self.repository && !named.contains(&from) && self.mount_from_home(&from).await {
+                return Ok(Some(from));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the blob could be mounted from a repository that is remembered to have it. That is a guess of ours: it
+    /// must not be what a push fails for.
+    async fn mount_from_home(&self, from: &String) -> bool {
+        match self.start(Some(from)).await {
+            Ok(Started::Mounted) => return true,
+            Ok(Started::At(_)) => {
+                self.client.shared.homes.forget(&self.endpoint.place.host, from, &self.desc.digest);
+            }
+            Err(error) => tracing::debug!(%error, from, "a blob cannot be mounted"),
+        }
+        false
     }
 
     /// Opens an upload, mounting from another repository when the registry will.

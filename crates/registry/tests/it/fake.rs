@@ -126,6 +126,10 @@ impl Fake {
         self.state.lock().unwrap().blobs.contains_key(&(repository.to_owned(), digest.clone()))
     }
 
+    pub fn remove_blob(&self, repository: &str, digest: &Digest) {
+        self.state.lock().unwrap().blobs.remove(&(repository.to_owned(), digest.clone()));
+    }
+
     /// The next `times` requests whose `METHOD path` contains `what` meet `fault`.
     pub fn fault(&self, what: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().faults.push((what, fault, times));

@@ -84,6 +84,26 @@ async fn blobs_are_mounted_from_other_repositories() {
     ");
     let pushed = push(&client, &name(&fake, "c"), &local, &desc, &["nothing/here"]).await.unwrap();
     assert_eq!(pushed, Pushed::Mounted { from: "a".into() }, "what was pushed before is remembered");
+    insta::assert_snapshot!(fake.log(), @r"
+    GET /token 200
+    POST /v2/c/blobs/uploads/ 201
+    ");
+    fake.remove_blob("c", &desc.digest);
+    fake.remove_blob("a", &desc.digest);
+    fake.log();
+    let pushed = push(&client, &name(&fake, "e"), &local, &desc, &[]).await.unwrap();
+    assert_eq!(pushed, Pushed::Uploaded, "what is gone is sent, after a question");
+    insta::assert_snapshot!(fake.log(), @r"
+    GET /token 200
+    POST /v2/e/blobs/uploads/ 202
+    DELETE /v2/e/blobs/uploads/u0 204
+    HEAD /v2/e/blobs/<digest> 404
+    GET /token 200
+    POST /v2/e/blobs/uploads/ 202
+    DELETE /v2/e/blobs/uploads/u0 204
+    POST /v2/e/blobs/uploads/ 202
+    PUT /v2/e/blobs/uploads/u0 201
+    ");
     let stranger = crate::fake::client(basic("u", "p"));
     let pushed = push(&stranger, &name(&fake, "d"), &local, &desc, &["nothing/here"]).await.unwrap();
     assert_eq!(pushed, Pushed::Uploaded);

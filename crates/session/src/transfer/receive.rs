@@ -21,7 +21,7 @@ use prost::Message as _;
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc as std_mpsc,
     },
@@ -83,6 +83,12 @@ const IN_FLIGHT: usize = 512;
 const READ_AHEAD: usize = 64;
 const MAX_WRITERS: usize = 4;
 
+/// Found out once: the standard library reads the limits of cgroups each time that it is asked.
+fn writer_count() -> usize {
+    static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+    (*COUNT).min(MAX_WRITERS)
+}
+
 /// Makes the directory `dest`, which must exist, a copy of the sender's tree.
 ///
 /// `previous` is the listing of what an earlier receipt left there; without it, nothing there is trusted: all content
@@ -103,7 +109,7 @@ where
     let (shared, events) = Shared::new(&options);
     let _stop = StopOnDrop(shared.clone());
     let (stats, stats_inbox) = std_mpsc::channel();
-    let count = thread::available_parallelism().map_or(1, usize::from).min(MAX_WRITERS);
+    let count = writer_count();
     let (writers, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(WRITER_QUEUE)).unzip();
     let (dest, sink, merged) = (dest.to_owned(), outgoing.clone(), shared.clone());
     let (apply_writers, apply_options) = (writers.clone(), options.clone());
