@@ -6,7 +6,7 @@ use serde_json::json;
 /// The habits of a release line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Compatibility {
-    /// 10: no zstd layers, checkouts without the executable bits' company.
+    /// 10: no zstd layers, all may write to the plain files of git checkouts.
     V10,
     /// 20: Docker media types, unless there are attestations.
     V20,
@@ -41,6 +41,11 @@ impl Compatibility {
             Self::V20 => 20,
             Self::V30 => 30,
         }
+    }
+
+    /// Whether all may write to files of git checkouts that are not executable.
+    pub fn has_writable_checkouts(self) -> bool {
+        self == Self::V10
     }
 
     /// The failure of a build that needs a feature of later versions.

@@ -502,7 +502,8 @@ impl<D: Domain> JobInner<D> {
         }
         let own = node.clone();
         let (member, loaded) = (self.member(node), self.shared.loaded.clone());
-        let joined = self.shared.resolving.join(&node.vertex.digest, member, loaded, move |cx| async move {
+        let key = op.resolving_key(&node.vertex.digest);
+        let joined = self.shared.resolving.join(&key, member, loaded, move |cx| async move {
             cx.audience.start();
             op.cache_map(&cx).await.map(Arc::new).map_err(|e| own.fail(e))
         });

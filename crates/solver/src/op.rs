@@ -44,6 +44,12 @@ pub trait Op<D: Domain>: Send + Sync + 'static {
         false
     }
 
+    /// What stands for `cache_map` of the vertex between builds: those with the same value ask once. An op that
+    /// resolves, and does so otherwise for one build than for another, tells them apart here.
+    fn resolving_key(&self, vertex: &Digest) -> Digest {
+        vertex.clone()
+    }
+
     /// Whether `run` counts against the parallelism limit (processes do).
     fn takes_slot(&self) -> bool {
         false

@@ -55,6 +55,8 @@ pub struct Build {
     pub entitlements: Vec<String>,
     /// Rules for sources.
     pub source_policy: Option<sourcepolicy::Policy>,
+    /// The release whose habits the image has, as a number; 0: the builder's own.
+    pub compatibility_version: i64,
     /// Steps go through the recording proxy.
     pub proxy_network: bool,
     /// A stream that the daemon fetches by URL.
@@ -248,6 +250,7 @@ fn request(build: Build, session: &str) -> SolveRequest {
         source_policy: build.source_policy,
         exporters,
         proxy_network: build.proxy_network,
+        compatibility_version: build.compatibility_version,
         ..SolveRequest::default()
     }
 }

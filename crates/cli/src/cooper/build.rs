@@ -71,6 +71,9 @@ pub struct BuildFlags {
     /// Shorthand for --call=check
     #[arg(long)]
     check: bool,
+    /// Make the image as an earlier release of BuildKit did: 10 (v0.13), 20 (v0.15) or 30 (v0.31, what is done without)
+    #[arg(long, value_name = "VERSION", default_value_t = 0, hide_default_value = true)]
+    compatibility_version: i64,
     /// What to do when a step fails: shell, to look into its file system on this terminal before the build ends
     #[arg(long, value_name = "ACTION")]
     on_error: Option<OnError>,
@@ -238,6 +241,7 @@ fn request(flags: &BuildFlags, file: context::File<'_>) -> Result<(Build, contex
         entitlements,
         upload: context.upload.clone(),
         shared_key: context.shared_key(),
+        compatibility_version: flags.compatibility_version,
         subrequest: requestid.is_some(),
         shell: flags.on_error.is_some() && requestid.is_none(),
         ..Build::default()

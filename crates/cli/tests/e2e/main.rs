@@ -4,6 +4,7 @@
 mod attestations;
 mod bad_input;
 mod cache;
+mod compatibility;
 mod contexts;
 mod credentials;
 mod embedded;

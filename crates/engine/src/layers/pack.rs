@@ -28,6 +28,16 @@ pub struct Packing {
     pub epoch: Option<i64>,
 }
 
+impl Packing {
+    /// The descriptor with a note of the times in its archive.
+    pub(crate) fn noted(self, descriptor: Descriptor) -> Descriptor {
+        match self.epoch {
+            Some(epoch) => descriptor.with_annotation(annotations::REWRITTEN_TIMESTAMP, epoch.to_string()),
+            None => descriptor,
+        }
+    }
+}
+
 /// An archive of a layer.
 #[derive(Clone)]
 pub struct Packed {
@@ -159,10 +169,7 @@ impl Worker {
             .map_err(|e| StepErrorKind::Other { context: doing(), source: Box::new(e) })?;
         let descriptor = Descriptor::new(packing.compression.media_type(false), info.digest, info.size)
             .with_annotation(annotations::UNCOMPRESSED, info.diff_id.to_string());
-        let descriptor = match packing.epoch {
-            Some(epoch) => descriptor.with_annotation(annotations::REWRITTEN_TIMESTAMP, epoch.to_string()),
-            None => descriptor,
-        };
+        let descriptor = packing.noted(descriptor);
         if packing.epoch.is_none() {
             self.layers.update(layer, |record| {
                 record.diff_id = Some(info.diff_id.clone());

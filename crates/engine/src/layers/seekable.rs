@@ -46,6 +46,7 @@ impl Worker {
             .with_annotation(annotations::UNCOMPRESSED, info.diff_id.to_string())
             .with_annotation(TOC_DIGEST, toc.to_string())
             .with_annotation(UNCOMPRESSED_SIZE, info.uncompressed_size.to_string());
+        let descriptor = packing.noted(descriptor);
         let source = Arc::new(self.layers.content.clone());
         Ok(Packed { descriptor, diff_id: info.diff_id, source, layer: layer.clone() })
     }

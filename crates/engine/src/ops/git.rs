@@ -2,6 +2,7 @@
 
 use super::{SourceOp, blob::BlobPlace};
 use crate::{
+    compatibility::Compatibility,
     domain::{Build, BuildJob, StepError},
     layers::{store::RecordType, tree::Tree},
     sources::access::{ClientAccess, Tell},
@@ -31,8 +32,14 @@ pub struct GitOp {
 
 impl GitOp {
     /// Reads the identifier and attributes of a source.
-    pub fn new(worker: &Arc<Worker>, identifier: &str, attrs: &Attributes) -> Result<Self, String> {
-        let request = GitRequest::from_source(identifier, attrs).map_err(|e| e.to_string())?;
+    pub fn new(
+        worker: &Arc<Worker>,
+        identifier: &str,
+        attrs: &Attributes,
+        compatibility: Compatibility,
+    ) -> Result<Self, String> {
+        let mut request = GitRequest::from_source(identifier, attrs).map_err(|e| e.to_string())?;
+        request.writable = compatibility.has_writable_checkouts();
         Ok(Self { worker: worker.clone(), request, resolved: Mutex::default() })
     }
 
@@ -105,6 +112,10 @@ impl Op<Build> for GitOp {
 
     fn resolves(&self) -> bool {
         true
+    }
+
+    fn resolving_key(&self, vertex: &Digest) -> Digest {
+        checkout_key(vertex, self.request.writable)
     }
 }
 
@@ -210,6 +221,11 @@ impl Drop for BundleFile {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).ok();
     }
+}
+
+/// What stands for the op of a vertex among all builds: checkouts differ by the release whose habits a build wants.
+pub fn checkout_key(vertex: &Digest, writable: bool) -> Digest {
+    if writable { Digest::of(format!("{vertex} writable")) } else { vertex.clone() }
 }
 
 /// The address without user and password.

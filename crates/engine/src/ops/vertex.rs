@@ -1,11 +1,12 @@
 //! From LLB vertices to the solver's: which op serves which message, and what a vertex is called.
 
 use super::{
-    SourceOp, blob::BlobOp, build::BuildOp, exec::ExecOp, file::FileOp, git::GitOp, http::HttpOp, image::ImageOp,
-    local::LocalOp, merge::Combine, merge::CombineOp,
+    SourceOp, blob::BlobOp, build::BuildOp, exec::ExecOp, file::FileOp, git::GitOp, git::checkout_key, http::HttpOp,
+    image::ImageOp, local::LocalOp, merge::Combine, merge::CombineOp,
 };
 use crate::{
     build_error::{BuildError, FailureClass},
+    compatibility::Compatibility,
     domain::{Build, BuildJob},
     gateway::bridge::Bridge,
     worker::Worker,
@@ -26,7 +27,7 @@ pub fn bind(v: &cooper_llb::Vertex, name: &str, bridge: &Bridge) -> Result<Bound
     let (worker, job) = (bridge.worker(), bridge.job());
     let mut source_op = None;
     let op: Arc<dyn Op<Build>> = match &v.op.op {
-        Some(Kind::Source(source)) => source_op.insert(bind_source(source, v, worker)?).clone(),
+        Some(Kind::Source(source)) => source_op.insert(bind_source(source, v, worker, job.compatibility)?).clone(),
         Some(Kind::Exec(exec)) => {
             check_entitlements(exec.network(), exec.security(), job)
                 .map_err(|reason| BuildError::refused(format!("{reason} (needed by {name:?})")))?;
@@ -102,12 +103,14 @@ fn bind_source(
     source: &pb::SourceOp,
     v: &cooper_llb::Vertex,
     worker: &Arc<Worker>,
+    compatibility: Compatibility,
 ) -> Result<Arc<dyn SourceOp>, BuildError> {
     let (scheme, rest) = source.identifier.split_once("://").ok_or_else(|| {
         BuildError::new(FailureClass::InvalidArgument, format!("source {:?} has no scheme", source.identifier))
     })?;
+    let key = checkout_key(&v.digest.0, scheme == "git" && compatibility.has_writable_checkouts());
     let mut known = worker.sources.lock();
-    if let Some(op) = known.get(&v.digest.0).and_then(std::sync::Weak::upgrade) {
+    if let Some(op) = known.get(&key).and_then(std::sync::Weak::upgrade) {
         return Ok(op);
     }
     let bad =
@@ -121,7 +124,7 @@ fn bind_source(
             Arc::new(BlobOp::new(worker, scheme, rest, &source.attrs).map_err(bad)?)
         }
         "http" | "https" => Arc::new(HttpOp::new(worker, &source.identifier, &source.attrs).map_err(bad)?),
-        "git" => Arc::new(GitOp::new(worker, &source.identifier, &source.attrs).map_err(bad)?),
+        "git" => Arc::new(GitOp::new(worker, &source.identifier, &source.attrs, compatibility).map_err(bad)?),
         "local" => Arc::new(LocalOp::new(worker, rest, &source.attrs).map_err(bad)?),
         _ => {
             return Err(BuildError::new(
@@ -131,7 +134,7 @@ fn bind_source(
         }
     };
     known.retain(|_, op| op.strong_count() > 0);
-    known.insert(v.digest.0.clone(), Arc::downgrade(&op));
+    known.insert(key, Arc::downgrade(&op));
     Ok(op)
 }
 

@@ -7,6 +7,7 @@ use super::{
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -47,12 +48,15 @@ impl GitSource {
             ModificationTime::Commit => Some(commit_time(&git, &repository.dir, commit).await?),
             ModificationTime::Checkout => None,
         };
-        let (tree, target) = (tree.to_owned(), dir.to_owned());
+        let (tree, target, writable) = (tree.to_owned(), dir.to_owned(), request.writable);
         let finish = move || {
             if let Some(subdir) = subdir {
                 take_subdir(&tree, &subdir, &target)?;
             }
             drop(whole);
+            if writable {
+                let_all_write(&target)?;
+            }
             time.map_or(Ok(()), |time| set_times(&target, time))
         };
         match tokio::task::spawn_blocking(finish).await {
@@ -141,6 +145,23 @@ fn take_subdir(tree: &Path, subdir: &Path, target: &Path) -> Result<(), GitError
     for entry in fs::read_dir(&from).map_err(GitError::io("list", &from))? {
         let entry = entry.map_err(GitError::io("list", &from))?;
         fs::rename(entry.path(), target.join(entry.file_name())).map_err(GitError::io("move", entry.path()))?;
+    }
+    Ok(())
+}
+
+/// Lets all users write to the regular files in `dir` that nobody may execute.
+fn let_all_write(dir: &Path) -> Result<(), GitError> {
+    for entry in fs::read_dir(dir).map_err(GitError::io("list", dir))? {
+        let entry = entry.map_err(GitError::io("list", dir))?;
+        let path = entry.path();
+        let meta = entry.metadata().map_err(GitError::io("stat", &path))?;
+        let mode = meta.permissions().mode();
+        if meta.is_dir() {
+            let_all_write(&path)?;
+        } else if meta.is_file() && mode & 0o111 == 0 {
+            let writable = fs::Permissions::from_mode(mode | 0o222);
+            fs::set_permissions(&path, writable).map_err(GitError::io("change the mode of", &path))?;
+        }
     }
     Ok(())
 }

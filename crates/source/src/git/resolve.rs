@@ -57,6 +57,8 @@ pub struct GitRequest {
     pub bundle: Option<GitBundle>,
     /// Whether the checkout is a bundle, a single file of that name.
     pub checkout_bundle: bool,
+    /// Whether all may write to files that are not executable, as in checkouts of builders before 2024.
+    pub writable: bool,
     /// What must be signed, and by whom. The caller sees to it, see [`GitObjects::verify`].
     pub signature: Option<GitSignature>,
 }
@@ -113,6 +115,8 @@ impl GitCommit {
         }
         if request.checkout_bundle {
             key += "(bundle)";
+        } else if request.writable {
+            key += "(writable)";
         }
         key
     }

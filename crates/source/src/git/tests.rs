@@ -135,6 +135,18 @@ async fn references_of_every_kind() {
 }
 
 #[tokio::test]
+async fn plain_files_may_be_writable_for_all() {
+    let mut b = Bench::new();
+    for (writable, plain) in [(false, 0o644), (true, 0o666)] {
+        let request = GitRequest { writable, ..b.request("main") };
+        let (commit, out) = b.checkout(&request).await.unwrap();
+        let mode = |p: &str| fs::metadata(out.join(p)).unwrap().mode() & 0o777;
+        assert_eq!((mode("run.sh"), mode("sub/deep/file"), mode("sub")), (0o755, plain, 0o755));
+        assert_eq!(commit.cache_key(&request).ends_with("(writable)"), writable);
+    }
+}
+
+#[tokio::test]
 async fn branches_move_and_change_their_kind() {
     let mut b = Bench::new();
     let old = b.source.resolve(&b.request("main"), &NoAccess).await.unwrap();
