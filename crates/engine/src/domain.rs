@@ -116,9 +116,10 @@ impl BuildJob {
         self.fetched.lock().push((vertex, record));
     }
 
-    /// What the proxies of steps have seen so far, by vertex.
-    pub fn fetched(&self) -> Vec<(Digest, cooper_proxy::Record)> {
-        self.fetched.lock().clone()
+    /// What the proxy of a step has seen so far.
+    pub fn fetched(&self, vertex: &Digest) -> Vec<cooper_proxy::Record> {
+        let fetched = self.fetched.lock();
+        fetched.iter().filter(|(of, _)| of == vertex).map(|(_, record)| record.clone()).collect()
     }
 
     /// Says that an output has been packed and is going to be sent.

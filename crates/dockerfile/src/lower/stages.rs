@@ -289,9 +289,9 @@ impl<'a> Stages<'a> {
 
     /// As [`Stages::needed_by`], the nearest first: a stage, what it is built on, then what it copies from.
     pub(super) fn nearest_first(&self, target: usize) -> Vec<usize> {
-        let (mut order, mut open) = (Vec::new(), vec![target]);
+        let (mut order, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![target]);
         while let Some(id) = open.pop() {
-            if !order.contains(&id) {
+            if seen.insert(id) {
                 order.push(id);
                 open.extend(self.nodes[id].deps.keys().rev());
                 open.extend(self.nodes[id].base);

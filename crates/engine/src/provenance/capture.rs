@@ -94,7 +94,7 @@ impl Bridge {
 
     /// What the proxy of a step has passed on. Of a step that did not run in this build nothing is known.
     fn capture_proxy(&self, raw: &[u8], vertex: &Digest, capture: &mut Capture) {
-        let records: Vec<_> = self.job().fetched().into_iter().filter(|(of, _)| of == vertex).collect();
+        let records = self.job().fetched(vertex);
         if records.is_empty() {
             return;
         }
@@ -103,7 +103,7 @@ impl Bridge {
             Some(Kind::Exec(exec)) => exec.meta.map(|meta| meta.args.join(" ")).unwrap_or_default(),
             _ => String::new(),
         };
-        for (_, record) in records {
+        for record in records {
             for material in record.materials() {
                 capture.add_http(HttpSource { url: material.url, digest: material.digest });
             }
