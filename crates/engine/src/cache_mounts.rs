@@ -6,7 +6,10 @@ use crate::{
         store::{millis, random_id},
         tree::Tree,
     },
-    records::meta::{Meta, MetaError, Table},
+    records::{
+        dirs::{KeptDir, KeptDirs, is_free},
+        meta::{Meta, MetaError, Table},
+    },
     worker::Worker,
 };
 use cooper_oci::Digester;
@@ -91,12 +94,30 @@ struct CacheDir {
     forgotten: AtomicBool,
 }
 
-impl CacheDir {
-    fn new(name: String, dir: PathBuf, record: CacheRecord) -> Arc<Self> {
-        let (lock, record, forgotten) = (Arc::default(), Mutex::new(record), AtomicBool::new(false));
-        Arc::new(Self { name, dir, lock, record, forgotten })
+impl KeptDir for CacheDir {
+    type Record = CacheRecord;
+    const TABLE: Table = Table::CacheMounts;
+    const WHAT: &'static str = "cache mount";
+
+    fn key(record: &CacheRecord) -> &str {
+        &record.key
     }
 
+    fn new(name: String, dir: PathBuf, record: CacheRecord) -> Self {
+        let (lock, record, forgotten) = (Arc::default(), Mutex::new(record), AtomicBool::new(false));
+        Self { name, dir, lock, record, forgotten }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl CacheDir {
     fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Relaxed)
     }
@@ -122,32 +143,12 @@ impl Drop for CacheDir {
 }
 
 /// All cache directories of one root.
-pub struct CacheMounts {
-    root: PathBuf,
-    meta: Arc<Meta>,
-    dirs: Mutex<HashMap<String, Vec<Arc<CacheDir>>>>,
-}
+pub struct CacheMounts(KeptDirs<CacheDir>);
 
 impl CacheMounts {
     /// Reads the records; directories that none names are removed.
     pub fn open(root: PathBuf, meta: Arc<Meta>) -> Result<Self, MetaError> {
-        let mut dirs: HashMap<String, Vec<Arc<CacheDir>>> = HashMap::new();
-        let mut named = std::collections::HashSet::new();
-        for (name, record) in meta.all::<CacheRecord>(Table::CacheMounts)? {
-            named.insert(name.clone());
-            let dir = root.join(&name);
-            if !dir.is_dir() {
-                meta.delete(Table::CacheMounts, &name);
-                continue;
-            }
-            dirs.entry(record.key.clone()).or_default().push(CacheDir::new(name, dir, record));
-        }
-        for stray in std::fs::read_dir(&root).into_iter().flatten().flatten() {
-            if !named.contains(&*stray.file_name().to_string_lossy()) {
-                std::fs::remove_dir_all(stray.path()).ok();
-            }
-        }
-        Ok(Self { root, meta, dirs: Mutex::new(dirs) })
+        KeptDirs::open(root, meta).map(Self)
     }
 
     /// Directories for all cache mounts of one step, by their keys.
@@ -210,17 +211,17 @@ impl CacheMounts {
 
     /// An existing directory that `sharing` may use. A private one must be free: nobody but the list holds it.
     fn pick(&self, key: &str, sharing: Sharing) -> Option<Arc<CacheDir>> {
-        let dirs = self.dirs.lock();
+        let dirs = self.0.lock();
         let mut known = dirs.get(key)?.iter();
         match sharing {
             Sharing::Shared | Sharing::Locked => known.next().cloned(),
-            Sharing::Private => known.find(|d| Arc::strong_count(d) == 1).cloned(),
+            Sharing::Private => known.find(|dir| is_free(dir)).cloned(),
         }
     }
 
     fn create(&self, worker: &Worker, key: &str, id: &str, seed: &Tree) -> Result<Arc<CacheDir>, StepError> {
         let name = random_id();
-        let dir = self.root.join(&name);
+        let dir = self.0.place(&name);
         let doing = || format!("cannot make the directory of cache mount {id:?}");
         std::fs::create_dir_all(&dir).map_err(StepError::while_doing(doing()))?;
         if !seed.is_scratch() {
@@ -240,11 +241,11 @@ impl CacheMounts {
             last_used: now,
             uses: 0,
         };
-        Ok(CacheDir::new(name, dir, record))
+        Ok(Arc::new(CacheDir::new(name, dir, record)))
     }
 
     fn publish(&self, key: &str, new: Arc<CacheDir>, sharing: Sharing) -> Arc<CacheDir> {
-        let mut dirs = self.dirs.lock();
+        let mut dirs = self.0.lock();
         let known = dirs.entry(key.to_owned()).or_default();
         if sharing != Sharing::Private
             && let Some(first) = known.first()
@@ -266,7 +267,7 @@ impl CacheMounts {
             record.last_used = millis(SystemTime::now());
             record.uses += 1;
             if !dir.is_forgotten() {
-                self.meta.put(Table::CacheMounts, &dir.name, &*record);
+                self.0.note(&dir.name, &record);
             }
         }
         Ok(CacheLease { dir, _guard: guard })
@@ -275,7 +276,7 @@ impl CacheMounts {
     /// The directory of the mount `id` that was used last, when none but itself was its seed. It stays as long as what
     /// is returned first is held.
     pub fn newest(&self, id: &str) -> Option<(impl Send + Sync + use<>, PathBuf)> {
-        let dirs = self.dirs.lock();
+        let dirs = self.0.lock();
         let of_id = dirs.values().flatten().filter(|dir| {
             let record = dir.record.lock();
             record.id == id && !record.seeded
@@ -287,21 +288,21 @@ impl CacheMounts {
 
     /// Every directory: name, record, whether a step uses it now.
     pub fn all(&self) -> Vec<(String, PathBuf, CacheRecord, bool)> {
-        let dirs = self.dirs.lock();
+        let dirs = self.0.lock();
         let all = dirs.values().flatten();
-        all.map(|d| (d.name.clone(), d.dir.clone(), d.record.lock().clone(), Arc::strong_count(d) > 1)).collect()
+        all.map(|d| (d.name.clone(), d.dir.clone(), d.record.lock().clone(), !is_free(d))).collect()
     }
 
     /// Steps that ask for the mount `id` from now on begin anew: from their seeds when it is `seeded`, else empty.
     pub fn forget(&self, id: &str, seeded: bool) {
-        let mut dirs = self.dirs.lock();
+        let mut dirs = self.0.lock();
         for known in dirs.values_mut() {
             known.retain(|dir| {
                 let record = dir.record.lock();
                 let keep = record.id != id || record.seeded != seeded;
                 if !keep {
                     dir.forgotten.store(true, Ordering::Relaxed);
-                    self.meta.delete(Table::CacheMounts, &dir.name);
+                    self.0.strike(&dir.name);
                 }
                 keep
             });
@@ -311,20 +312,7 @@ impl CacheMounts {
 
     /// Removes a directory that no step uses. Returns whether it did.
     pub fn remove(&self, name: &str) -> bool {
-        let mut dirs = self.dirs.lock();
-        let mut removed = None;
-        for known in dirs.values_mut() {
-            if let Some(i) = known.iter().position(|d| d.name == name && Arc::strong_count(d) == 1) {
-                removed = Some(known.swap_remove(i));
-            }
-        }
-        dirs.retain(|_, known| !known.is_empty());
-        let Some(dir) = removed else { return false };
-        self.meta.delete(Table::CacheMounts, &dir.name);
-        if let Err(error) = std::fs::remove_dir_all(&dir.dir) {
-            tracing::warn!(%error, dir = %dir.dir.display(), "a cache mount cannot be removed; swept at the next start");
-        }
-        true
+        self.0.remove(name)
     }
 }
 

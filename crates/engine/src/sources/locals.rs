@@ -6,7 +6,10 @@ use crate::{
         store::{Layer, millis, random_id},
         tree::Tree,
     },
-    records::meta::{Meta, MetaError, Table},
+    records::{
+        dirs::{KeptDir, KeptDirs, is_free},
+        meta::{Meta, MetaError, Table},
+    },
 };
 use cooper_fileop::index::{Attributes, EntryKind, IndexBuilder, LayerIndex};
 use cooper_oci::{Digest, Digester};
@@ -14,7 +17,7 @@ use cooper_session::transfer::{self, Listing};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -48,11 +51,7 @@ pub struct LocalUsage {
 }
 
 /// All received directories of one root.
-pub struct Locals {
-    root: PathBuf,
-    meta: Arc<Meta>,
-    dirs: Mutex<HashMap<String, Vec<Arc<LocalDir>>>>,
-}
+pub struct Locals(KeptDirs<LocalDir>);
 
 /// One received directory. Whoever holds it keeps it from being changed by others.
 pub struct LocalDir {
@@ -65,46 +64,49 @@ pub struct LocalDir {
 const FILES: &str = "files";
 const LISTING: &str = "listing";
 
+impl KeptDir for LocalDir {
+    type Record = LocalRecord;
+    const TABLE: Table = Table::Locals;
+    const WHAT: &'static str = "received directory";
+
+    fn key(record: &LocalRecord) -> &str {
+        &record.key
+    }
+
+    fn new(name: String, base: PathBuf, record: LocalRecord) -> Self {
+        Self { name, base, record: Mutex::new(record), index: Mutex::default() }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> &Path {
+        &self.base
+    }
+}
+
 impl Locals {
     /// Reads the records; directories that none names are removed.
     pub fn open(root: PathBuf, meta: Arc<Meta>) -> Result<Self, MetaError> {
-        let mut dirs: HashMap<String, Vec<Arc<LocalDir>>> = HashMap::new();
-        let mut named = HashSet::new();
-        for (name, record) in meta.all::<LocalRecord>(Table::Locals)? {
-            let base = root.join(&name);
-            if !base.is_dir() {
-                meta.delete(Table::Locals, &name);
-                continue;
-            }
-            named.insert(name.clone());
-            let key = record.key.clone();
-            let dir = LocalDir { name, base, record: Mutex::new(record), index: Mutex::default() };
-            dirs.entry(key).or_default().push(Arc::new(dir));
-        }
-        for stray in std::fs::read_dir(&root).into_iter().flatten().flatten() {
-            if !named.contains(&*stray.file_name().to_string_lossy()) {
-                std::fs::remove_dir_all(stray.path()).ok();
-            }
-        }
-        Ok(Self { root, meta, dirs: Mutex::new(dirs) })
+        KeptDirs::open(root, meta).map(Self)
     }
 
     /// A directory for what `key` names that nobody uses now; a new one when all are in use.
     pub fn acquire(&self, key: &str, description: &str) -> Result<Arc<LocalDir>, StepError> {
-        let mut dirs = self.dirs.lock();
+        let mut dirs = self.0.lock();
         let known = dirs.entry(key.to_owned()).or_default();
-        // The list's own reference is one; the lock keeps others from taking a second.
-        if let Some(free) = known.iter().find(|d| Arc::strong_count(d) == 1) {
+        if let Some(free) = known.iter().find(|dir| is_free(dir)) {
             let free = free.clone();
             let mut record = free.record.lock();
             record.last_used = millis(SystemTime::now());
             record.uses += 1;
-            self.meta.put(Table::Locals, &free.name, &*record);
+            self.0.note(&free.name, &record);
             drop(record);
             return Ok(free);
         }
         let name = random_id();
-        let base = self.root.join(&name);
+        let base = self.0.place(&name);
         std::fs::create_dir_all(base.join(FILES))
             .map_err(StepError::while_doing(format!("cannot make a directory for {description}")))?;
         let now = millis(SystemTime::now());
@@ -115,42 +117,28 @@ impl Locals {
             last_used: now,
             uses: 1,
         };
-        self.meta.put(Table::Locals, &name, &record);
-        let dir = Arc::new(LocalDir { name, base, record: Mutex::new(record), index: Mutex::default() });
+        self.0.note(&name, &record);
+        let dir = Arc::new(LocalDir::new(name, base, record));
         known.push(dir.clone());
         Ok(dir)
     }
 
     /// Every directory.
     pub fn all(&self) -> Vec<LocalUsage> {
-        let dirs = self.dirs.lock();
+        let dirs = self.0.lock();
         let all = dirs.values().flatten();
         all.map(|d| LocalUsage {
             name: d.name.clone(),
             dir: d.base.clone(),
             record: d.record.lock().clone(),
-            in_use: Arc::strong_count(d) > 1,
+            in_use: !is_free(d),
         })
         .collect()
     }
 
     /// Removes a directory that no build uses. Returns whether it did.
     pub fn remove(&self, name: &str) -> bool {
-        let mut dirs = self.dirs.lock();
-        let mut removed = None;
-        for known in dirs.values_mut() {
-            if let Some(i) = known.iter().position(|d| d.name == name && Arc::strong_count(d) == 1) {
-                removed = Some(known.swap_remove(i));
-            }
-        }
-        dirs.retain(|_, known| !known.is_empty());
-        drop(dirs);
-        let Some(dir) = removed else { return false };
-        self.meta.delete(Table::Locals, &dir.name);
-        if let Err(error) = std::fs::remove_dir_all(&dir.base) {
-            tracing::warn!(%error, dir = %dir.base.display(), "a received directory cannot be removed; swept at the next start");
-        }
-        true
+        self.0.remove(name)
     }
 }
 
