@@ -1,11 +1,11 @@
 //! Azure Blob Storage.
 
 use super::{
-    Condition, Known, Object, ObjectStore,
+    Condition, Known, Object, ObjectStore, Requests,
     azure_identity::AzureIdentity,
     blocks::BlockBlob,
-    bucket::{Bucket, Layout, Service},
-    exchange::{Answer, Body, Exchange, Head, RequestError},
+    bucket::{Bucket, Layout},
+    exchange::{Body, Exchange, Head, RequestError},
     known, next_page, part_size,
     s3::xml,
     unless_absent, version,
@@ -26,16 +26,13 @@ use url::Url;
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 /// Longest time for one request with its repetitions.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
-/// Documents of the service itself are smaller, in bytes.
-const MAX_ANSWER: u64 = 16 << 20;
 /// Layers older than this are made young when they are exported again, so that age tells use.
 const TOUCH: Duration = Duration::from_secs(24 * 3600);
 
 /// A container.
 #[derive(Debug)]
 pub(crate) struct Azure {
-    exchange: Exchange,
-    identity: AzureIdentity,
+    requests: Requests<AzureIdentity>,
     /// The container's URL, with the signature in its query where it has one.
     container: Url,
     parallelism: usize,
@@ -88,7 +85,7 @@ pub(crate) fn open(
     };
     let exchange = Exchange::new(backoff.unwrap_or_default(), PATIENCE).map_err(setup)?;
     Ok(Arc::new(Bucket::new(
-        Azure { exchange, identity, container: url, parallelism, part: part_size(&attrs)? },
+        Azure { requests: Requests { exchange, identity }, container: url, parallelism, part: part_size(&attrs)? },
         layout,
     )))
 }
@@ -121,42 +118,38 @@ impl Azure {
         }
         url
     }
-
-    async fn call(&self, head: Head, body: Body<'_>) -> Result<Answer, RequestError> {
-        self.exchange.call(&self.identity, &head, body, MAX_ANSWER).await
-    }
-}
-
-impl Service for Azure {
-    fn exchange(&self) -> &Exchange {
-        &self.exchange
-    }
 }
 
 #[async_trait]
 impl ObjectStore for Azure {
+    fn exchange(&self) -> &Exchange {
+        &self.requests.exchange
+    }
+
     async fn prepare(&self) -> Result<(), RequestError> {
         let url = self.url("", &[("restype", "container")]);
-        let Err(error) = self.call(Head::new(Method::HEAD, url.clone()), Body::Empty).await else { return Ok(()) };
+        let Err(error) = self.requests.call(Head::new(Method::HEAD, url.clone()), Body::Empty).await else {
+            return Ok(());
+        };
         match error.status() {
-            Some(404) => match self.call(Head::new(Method::PUT, url), Body::Empty).await {
+            Some(404) => match self.requests.call(Head::new(Method::PUT, url), Body::Empty).await {
                 Err(error) if error.code() != "ContainerAlreadyExists" => Err(error),
                 _ => Ok(()),
             },
             // A signature for blobs alone may not look at the container.
-            Some(403) if matches!(self.identity, AzureIdentity::Url) => Ok(()),
+            Some(403) if matches!(self.requests.identity, AzureIdentity::Url) => Ok(()),
             _ => Err(error),
         }
     }
 
     async fn head(&self, key: &str) -> Result<Option<Known>, RequestError> {
-        let answer = self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
+        let answer = self.requests.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
         Ok(unless_absent(answer)?.map(|answer| known(&answer.headers)))
     }
 
     async fn read(&self, key: &str, limit: u64) -> Result<Option<(Bytes, Option<Version>)>, RequestError> {
         let head = Head::new(Method::GET, self.url(key, &[]));
-        let answer = self.exchange.call(&self.identity, &head, Body::Empty, limit).await;
+        let answer = self.requests.read(head, limit).await;
         Ok(unless_absent(answer)?.map(|answer| (answer.body.clone(), version(&answer))))
     }
 
@@ -165,7 +158,7 @@ impl ObjectStore for Azure {
         if offset > 0 {
             head = head.with("x-ms-range", &format!("bytes={offset}-"));
         }
-        self.exchange.open(&self.identity, &head).await
+        self.requests.open(head).await
     }
 
     async fn write(&self, key: &str, bytes: Bytes, when: Condition<'_>) -> Result<Option<Version>, RequestError> {
@@ -177,12 +170,13 @@ impl ObjectStore for Azure {
             Condition::Version(version) => head.with("if-match", &version.0),
             Condition::None => head,
         };
-        Ok(version(&self.call(head, Body::Bytes(bytes)).await?))
+        Ok(version(&self.requests.call(head, Body::Bytes(bytes)).await?))
     }
 
     async fn upload(&self, key: &str, desc: &Descriptor, source: &dyn BlobSource) -> Result<(), RequestError> {
         let url = self.url(key, &[]);
-        let (exchange, sign, parallelism, part) = (&self.exchange, &self.identity, self.parallelism, self.part);
+        let (exchange, sign, parallelism, part) =
+            (&self.requests.exchange, &self.requests.identity, self.parallelism, self.part);
         let sent = BlockBlob { exchange, sign, url: &url, parallelism, part }.upload(desc, source).await;
         match sent {
             // Another writer of the same layer was faster with the blocks that both sent.
@@ -197,7 +191,7 @@ impl ObjectStore for Azure {
     async fn touch(&self, key: &str, _: u64) -> Result<(), RequestError> {
         let head = Head::new(Method::PUT, self.url(key, &[("comp", "metadata")]))
             .with("x-ms-meta-updated", &jiff::Timestamp::now().as_second().to_string());
-        self.call(head, Body::Empty).await.map(|_| ())
+        self.requests.call(head, Body::Empty).await.map(|_| ())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>, RequestError> {
@@ -233,7 +227,7 @@ impl ObjectStore for Azure {
                 query.push(("marker", &marker));
             }
             let url = self.url("", &query);
-            let answer = match self.call(Head::new(Method::GET, url.clone()), Body::Empty).await {
+            let answer = match self.requests.call(Head::new(Method::GET, url.clone()), Body::Empty).await {
                 Err(error) if error.code() == "ContainerNotFound" => return Ok(objects),
                 other => other?,
             };
@@ -257,7 +251,7 @@ impl ObjectStore for Azure {
     }
 
     async fn delete(&self, key: &str) -> Result<(), RequestError> {
-        unless_absent(self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
+        unless_absent(self.requests.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
     }
 }
 

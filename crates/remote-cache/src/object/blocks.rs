@@ -3,6 +3,7 @@
 //! Blocks that were sent and not put together stay for a week; the same blob's next upload goes on with them.
 
 use super::{
+    MAX_ANSWER,
     exchange::{Answer, Body, Exchange, Head, RequestError, Sign},
     parts,
     s3::xml,
@@ -19,8 +20,6 @@ use url::Url;
 
 /// The version of Azure's interface that requests are made for.
 pub(crate) const VERSION: &str = "2023-11-03";
-/// Documents of the service itself are smaller, in bytes.
-const MAX_ANSWER: u64 = 16 << 20;
 
 /// One blob of the service.
 pub(crate) struct BlockBlob<'a> {

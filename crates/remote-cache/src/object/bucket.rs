@@ -34,12 +34,6 @@ pub(crate) struct Layout {
     pub(crate) atomic: bool,
 }
 
-/// An object store with a way to repeat requests.
-pub(crate) trait Service: ObjectStore + 'static {
-    /// How requests are sent.
-    fn exchange(&self) -> &Exchange;
-}
-
 /// A cache in an object store.
 #[derive(Debug)]
 pub(crate) struct Bucket<S>(Arc<Inner<S>>);
@@ -51,7 +45,7 @@ struct Inner<S> {
     prepared: OnceCell<()>,
 }
 
-impl<S: Service> Bucket<S> {
+impl<S: ObjectStore + 'static> Bucket<S> {
     /// A cache in `store`.
     pub(crate) fn new(store: S, layout: Layout) -> Self {
         Self(Arc::new(Inner { store, layout, prepared: OnceCell::new() }))
@@ -134,7 +128,7 @@ impl<S: Service> Bucket<S> {
 }
 
 #[async_trait]
-impl<S: Service> Open for Inner<S> {
+impl<S: ObjectStore + 'static> Open for Inner<S> {
     async fn open(&self, digest: &Digest, offset: u64) -> Result<reqwest::Response, RequestError> {
         self.store.open(&format!("{}{digest}", self.layout.blobs), offset).await
     }
@@ -149,7 +143,7 @@ impl<S: Service> Open for Inner<S> {
 }
 
 #[async_trait]
-impl<S: Service> Backend for Bucket<S> {
+impl<S: ObjectStore + 'static> Backend for Bucket<S> {
     fn name(&self) -> String {
         self.0.layout.cache.clone()
     }

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cooper_content::BlobSource;
 use cooper_oci::Descriptor;
-use exchange::{Answer, RequestError};
+use exchange::{Answer, Body, Exchange, Head, RequestError, Sign};
 use jiff::Timestamp;
 use std::{
     fmt,
@@ -38,6 +38,33 @@ fn part_size(attrs: &crate::attributes::Attributes<'_>) -> crate::Result<u64> {
         return Err(attrs.fault(format!("part_size must be at least {MIN_PART} bytes")));
     }
     Ok(size)
+}
+
+/// Documents of a service itself are smaller, in bytes.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// The requests of somebody whom a service knows.
+#[derive(Debug)]
+struct Requests<I> {
+    exchange: Exchange,
+    identity: I,
+}
+
+impl<I: Sign> Requests<I> {
+    /// Sends a request whose answer is a document of the service itself.
+    async fn call(&self, head: Head, body: Body<'_>) -> Result<Answer, RequestError> {
+        self.exchange.call(&self.identity, &head, body, MAX_ANSWER).await
+    }
+
+    /// Asks for an object, of which at most `limit` bytes are taken.
+    async fn read(&self, head: Head, limit: u64) -> Result<Answer, RequestError> {
+        self.exchange.call(&self.identity, &head, Body::Empty, limit).await
+    }
+
+    /// Asks for an object, whose bytes are read from the response.
+    async fn open(&self, head: Head) -> Result<reqwest::Response, RequestError> {
+        self.exchange.open(&self.identity, &head).await
+    }
 }
 
 /// What is known of an object.
@@ -71,6 +98,9 @@ pub(crate) struct Object {
 /// A service that keeps objects.
 #[async_trait]
 pub(crate) trait ObjectStore: Send + Sync + fmt::Debug {
+    /// How requests are sent.
+    fn exchange(&self) -> &Exchange;
+
     /// Prepares the place for writes, such as by making the container.
     async fn prepare(&self) -> Result<(), RequestError> {
         Ok(())

@@ -1,9 +1,9 @@
 //! S3 and services that speak like it.
 
 use super::{
-    Condition, Known, Object, ObjectStore,
-    bucket::{Bucket, Layout, Service},
-    exchange::{Answer, Body, Exchange, Head, RequestError},
+    Condition, Known, Object, ObjectStore, Requests,
+    bucket::{Bucket, Layout},
+    exchange::{Body, Exchange, Head, RequestError},
     identity::Identity,
     known, next_page, part_size, unless_absent, version,
 };
@@ -25,8 +25,6 @@ use url::Url;
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 /// What it leaves as it is in queries.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Documents of the service itself are smaller, in bytes.
-pub(super) const MAX_ANSWER: u64 = 16 << 20;
 /// Largest object that is copied by one request.
 pub(super) const MAX_COPY: u64 = 5 << 30;
 /// Longest time for one request with its repetitions.
@@ -35,8 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// A bucket.
 #[derive(Debug)]
 pub(crate) struct S3 {
-    pub(super) exchange: Exchange,
-    pub(super) identity: Identity,
+    pub(super) requests: Requests<Identity>,
     /// Ends in `/`.
     base: Url,
     pub(super) bucket: String,
@@ -82,7 +79,10 @@ pub(crate) fn open(
     let setup = |error: RequestError| attrs.fault(error.to_string());
     let exchange = Exchange::new(backoff, PATIENCE).map_err(setup)?;
     let identity = Identity::new(&region, given(&attrs)).map_err(setup)?;
-    Ok(Arc::new(Bucket::new(S3 { exchange, identity, base, bucket, parallelism, part: part_size(&attrs)? }, layout)))
+    Ok(Arc::new(Bucket::new(
+        S3 { requests: Requests { exchange, identity }, base, bucket, parallelism, part: part_size(&attrs)? },
+        layout,
+    )))
 }
 
 /// The URL that keys are appended to.
@@ -151,28 +151,22 @@ impl S3 {
     pub(super) fn copy_source(&self, key: &str) -> String {
         format!("{}/{}", utf8_percent_encode(&self.bucket, PATH), utf8_percent_encode(key, PATH))
     }
-
-    pub(super) async fn call(&self, head: Head, body: Body<'_>) -> Result<Answer, RequestError> {
-        self.exchange.call(&self.identity, &head, body, MAX_ANSWER).await
-    }
-}
-
-impl Service for S3 {
-    fn exchange(&self) -> &Exchange {
-        &self.exchange
-    }
 }
 
 #[async_trait]
 impl ObjectStore for S3 {
+    fn exchange(&self) -> &Exchange {
+        &self.requests.exchange
+    }
+
     async fn head(&self, key: &str) -> Result<Option<Known>, RequestError> {
-        let answer = self.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
+        let answer = self.requests.call(Head::new(Method::HEAD, self.url(key, &[])), Body::Empty).await;
         Ok(unless_absent(answer)?.map(|answer| known(&answer.headers)))
     }
 
     async fn read(&self, key: &str, limit: u64) -> Result<Option<(Bytes, Option<Version>)>, RequestError> {
         let head = Head::new(Method::GET, self.url(key, &[]));
-        match self.exchange.call(&self.identity, &head, Body::Empty, limit).await {
+        match self.requests.read(head, limit).await {
             Err(error) if error.code() == "NoSuchBucket" => Err(error),
             answer => Ok(unless_absent(answer)?.map(|answer| (answer.body.clone(), version(&answer)))),
         }
@@ -183,7 +177,7 @@ impl ObjectStore for S3 {
         if offset > 0 {
             head = head.with("range", &format!("bytes={offset}-"));
         }
-        self.exchange.open(&self.identity, &head).await
+        self.requests.open(head).await
     }
 
     async fn write(&self, key: &str, bytes: Bytes, when: Condition<'_>) -> Result<Option<Version>, RequestError> {
@@ -193,7 +187,7 @@ impl ObjectStore for S3 {
             Condition::Version(version) => head.with("if-match", &version.0),
             Condition::None => head,
         };
-        Ok(version(&self.call(head, Body::Bytes(bytes)).await?))
+        Ok(version(&self.requests.call(head, Body::Bytes(bytes)).await?))
     }
 
     async fn upload(&self, key: &str, desc: &Descriptor, source: &dyn BlobSource) -> Result<(), RequestError> {
@@ -201,7 +195,7 @@ impl ObjectStore for S3 {
             return self.upload_parts(key, desc, source).await;
         }
         let head = Head::new(Method::PUT, self.url(key, &[]));
-        self.call(head, Body::Part(source, desc, 0..desc.size)).await.map(|_| ())
+        self.requests.call(head, Body::Part(source, desc, 0..desc.size)).await.map(|_| ())
     }
 
     async fn touch(&self, key: &str, size: u64) -> Result<(), RequestError> {
@@ -229,7 +223,7 @@ impl ObjectStore for S3 {
             let mut query = vec![("list-type", "2"), ("prefix", prefix)];
             query.extend(token.as_deref().map(|t| ("continuation-token", t)));
             let url = self.url("", &query);
-            let answer = self.call(Head::new(Method::GET, url.clone()), Body::Empty).await?;
+            let answer = self.requests.call(Head::new(Method::GET, url.clone()), Body::Empty).await?;
             let page: Page = xml(&url, &answer.body)?;
             objects.extend(page.contents.into_iter().map(|c| Object {
                 modified: c.last_modified.and_then(|t| t.parse::<jiff::Timestamp>().ok()).map(Into::into),
@@ -244,7 +238,7 @@ impl ObjectStore for S3 {
     }
 
     async fn delete(&self, key: &str) -> Result<(), RequestError> {
-        unless_absent(self.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
+        unless_absent(self.requests.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
     }
 }
 

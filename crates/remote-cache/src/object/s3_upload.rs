@@ -40,7 +40,8 @@ impl S3 {
                 }
                 let number_text = number.to_string();
                 let url = self.url(key, &[("partNumber", &number_text), ("uploadId", upload)]);
-                let answer = self.call(Head::new(Method::PUT, url.clone()), Body::Part(source, desc, range)).await?;
+                let answer =
+                    self.requests.call(Head::new(Method::PUT, url.clone()), Body::Part(source, desc, range)).await?;
                 let tag = answer.header("etag").ok_or_else(|| RequestError::answer(&url, "a part without an ETag"))?;
                 Ok((number, tag.to_owned()))
             }
@@ -82,7 +83,7 @@ impl S3 {
             initiated: String,
         }
         let url = self.url("", &[("uploads", ""), ("prefix", key)]);
-        let answer = self.call(Head::new(Method::GET, url.clone()), Body::Empty).await.ok()?;
+        let answer = self.requests.call(Head::new(Method::GET, url.clone()), Body::Empty).await.ok()?;
         let uploads: Uploads = xml(&url, &answer.body).ok()?;
         let mine = uploads.upload.into_iter().filter(|u| u.key == key);
         let upload = mine.max_by(|a, b| a.initiated.cmp(&b.initiated))?.id;
@@ -114,7 +115,7 @@ impl S3 {
         loop {
             let marker_text = marker.to_string();
             let url = self.url(key, &[("uploadId", upload), ("part-number-marker", &marker_text)]);
-            let answer = self.call(Head::new(Method::GET, url.clone()), Body::Empty).await?;
+            let answer = self.requests.call(Head::new(Method::GET, url.clone()), Body::Empty).await?;
             let page: Page = xml(&url, &answer.body)?;
             kept.extend(page.part.into_iter().map(|p| (p.number, (p.size, p.tag))));
             match page.next_part_number_marker.filter(|next| page.is_truncated && *next > marker) {
@@ -131,7 +132,7 @@ impl S3 {
             upload_id: String,
         }
         let url = self.url(key, &[("uploads", "")]);
-        let answer = self.call(Head::new(Method::POST, url.clone()), Body::Empty).await?;
+        let answer = self.requests.call(Head::new(Method::POST, url.clone()), Body::Empty).await?;
         xml::<Begun>(&url, &answer.body).map(|begun| begun.upload_id)
     }
 
@@ -145,7 +146,7 @@ impl S3 {
         list.push_str("</CompleteMultipartUpload>");
         let url = self.url(key, &[("uploadId", upload)]);
         let head = Head::new(Method::POST, url.clone()).with("content-type", "application/xml");
-        let answer = self.call(head, Body::Bytes(Bytes::from(list))).await?;
+        let answer = self.requests.call(head, Body::Bytes(Bytes::from(list))).await?;
         // The answer begins before the work is done: an error can come with a status of success.
         let text = String::from_utf8_lossy(&answer.body);
         if text.contains("<Error>") {
@@ -162,7 +163,7 @@ impl S3 {
                 .with("x-amz-copy-source", &source)
                 .with("x-amz-metadata-directive", "REPLACE")
                 .with("x-amz-meta-updated-at", &jiff::Timestamp::now().to_string());
-            return self.call(head, Body::Empty).await.map(|_| ());
+            return self.requests.call(head, Body::Empty).await.map(|_| ());
         }
         let upload = self.begin(key).await?;
         let mut tags = Vec::new();
@@ -189,7 +190,7 @@ impl S3 {
         let head = Head::new(Method::PUT, url.clone())
             .with("x-amz-copy-source", &self.copy_source(key))
             .with("x-amz-copy-source-range", &format!("bytes={}-{}", range.start, range.end - 1));
-        let answer = self.call(head, Body::Empty).await?;
+        let answer = self.requests.call(head, Body::Empty).await?;
         xml::<Copied>(&url, &answer.body).map(|copied| copied.tag)
     }
 }
