@@ -1,9 +1,10 @@
 //! Explanations that are worked out when their builds have returned, one at a time.
 
-use super::{Explanation, compare::Unexplained};
+use super::compare::Unexplained;
 use crate::history::History;
+use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 /// Builds whose facts wait in memory at most. Another one waits for room before it returns.
 const MAX_WAITING: usize = 8;
@@ -12,7 +13,9 @@ const MAX_WAITING: usize = 8;
 pub struct Explanations {
     builds: watch::Sender<BTreeSet<String>>,
     room: Arc<Semaphore>,
-    turn: tokio::sync::Mutex<()>,
+    /// Ends with the explanation that was begun last: they are worked out in the order of their builds, as later ones
+    /// compare with what earlier ones keep.
+    last: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Default for Explanations {
@@ -20,7 +23,7 @@ impl Default for Explanations {
         Self {
             builds: watch::channel(BTreeSet::new()).0,
             room: Arc::new(Semaphore::new(MAX_WAITING)),
-            turn: tokio::sync::Mutex::default(),
+            last: Mutex::default(),
         }
     }
 }
@@ -43,11 +46,6 @@ impl Explanations {
         self.builds.send_if_modified(|builds| builds.insert(build.to_owned()));
         Announced { explanations: self.clone(), build: build.to_owned(), facts: Some(facts), _room: room }
     }
-
-    async fn explain(&self, facts: Unexplained) -> Option<Explanation> {
-        let _turn = self.turn.lock().await;
-        facts.explain().await
-    }
 }
 
 /// A build whose explanation is wanted. Dropped, it does without.
@@ -62,8 +60,15 @@ impl Announced {
     /// Works out the explanation behind the build, and adds it to the record, which must be complete.
     pub fn begin(mut self, history: Arc<History>) {
         let Some(facts) = self.facts.take() else { return };
+        let (ours, next) = oneshot::channel::<()>();
+        let before = self.explanations.last.lock().replace(next);
         tokio::spawn(async move {
-            if let Some(explanation) = self.explanations.explain(facts).await {
+            if let Some(before) = before {
+                before.await.ok(); // nothing is sent: it ends
+            }
+            let explained = facts.explain().await;
+            drop(ours);
+            if let Some(explanation) = explained {
                 let build = self.build.clone();
                 let added = tokio::task::spawn_blocking(move || history.explained(&build, &explanation)).await;
                 if let Err(error) = added {

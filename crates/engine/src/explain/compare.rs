@@ -8,7 +8,11 @@ use super::{
     travel::{self, Travelled},
 };
 use crate::{
-    caches::ImportOutcome, domain::Build, engine::EngineInner, gateway::bridge::Bridge, layers::store::millis,
+    caches::ImportOutcome,
+    domain::Build,
+    engine::EngineInner,
+    gateway::bridge::{Bridge, KnownOp},
+    layers::store::millis,
     progress::status::VertexStatus,
 };
 use cooper_oci::Digest;
@@ -16,6 +20,7 @@ use cooper_solver::{Identity, Key, KeyInput, KeyRecord, Vertex};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 /// What options begin with that set build arguments.
@@ -43,7 +48,8 @@ impl Unexplained {
 
     /// Why steps of the build ran. Keeps what later explanations need. `None` when none ran and no import failed.
     pub async fn explain(self) -> Option<Explanation> {
-        let Self { engine, facts } = self;
+        let Self { engine, mut facts } = self;
+        facts = facts.kept(engine.clone()).await?;
         let failed = |i: &ImportOutcome| {
             i.outcome.as_ref().err().map(|error| FailedImport { cache: i.cache.clone(), error: error.clone() })
         };
@@ -67,9 +73,12 @@ fn any_missed(bridge: &Bridge) -> bool {
     bridge.status().vertices().iter().filter(|v| ran(v)).any(|v| job.identity(&v.digest).is_some_and(|i| !i.volatile))
 }
 
-/// What is known of a build at its end.
+/// What is known of a build at its end. Gathering it reads nothing from the disk: the answer waits for it.
 struct Facts {
     started: u64,
+    ended: u64,
+    /// What is to be kept for later explanations: the parts of each op,
+    ops: Vec<(Digest, OpParts)>,
     arguments: BTreeSet<String>,
     /// Inputs first.
     vertices: Vec<Fact>,
@@ -89,19 +98,36 @@ struct Fact {
     failed: bool,
 }
 
+/// Where the parts of an op are found when they are wanted.
+enum OpParts {
+    /// In the op. A source's op is not held on to: it may hold a result.
+    In(Arc<KnownOp>),
+    Known(Parts),
+}
+
+impl OpParts {
+    fn of(known: Arc<KnownOp>) -> Self {
+        if known.is_source() { Self::Known(known.parts()) } else { Self::In(known) }
+    }
+
+    fn take(self) -> Parts {
+        match self {
+            Self::In(known) => known.parts(),
+            Self::Known(parts) => parts,
+        }
+    }
+}
+
 impl Facts {
     fn of(bridge: &Bridge, arguments: BTreeSet<String>) -> Self {
         let job = bridge.solver_job();
         let states: HashMap<Digest, VertexStatus> =
             bridge.status().vertices().into_iter().map(|v| (v.digest.clone(), v)).collect();
-        let mut vertices = Vec::new();
+        let (mut vertices, mut ops) = (Vec::new(), Vec::new());
         for vertex in in_order(job.vertices()) {
             let Some(identity) = job.identity(&vertex.digest) else { continue };
-            let keys = &bridge.engine().keys;
-            keys.keep_op_parts(&identity.record.op, || parts(bridge, &vertex.digest));
-            if identity.volatile {
-                keys.keep_record(&identity.key, &identity.record);
-            }
+            let known = bridge.known_op(&vertex.digest).map(OpParts::of);
+            ops.push((identity.record.op.clone(), known.unwrap_or_else(|| OpParts::Known(Parts::default()))));
             let state = states.get(&vertex.digest);
             let missed = !identity.volatile && state.is_some_and(|s| s.started.is_some() && !s.cached);
             let failed = state.is_some_and(|s| !s.error.is_empty());
@@ -110,19 +136,29 @@ impl Facts {
             let (digest, name) = (vertex.digest, vertex.name);
             vertices.push(Fact { digest, name, inputs, identity, record, missed, failed });
         }
-        let started = millis(bridge.job().started);
-        Self { started, arguments, vertices, imports: bridge.import_outcomes() }
+        let (started, ended) = (millis(bridge.job().started), millis(SystemTime::now()));
+        Self { started, ended, ops, arguments, vertices, imports: bridge.import_outcomes() }
+    }
+
+    /// Keeps what later explanations need, as of the end of the build.
+    async fn kept(mut self, engine: Arc<EngineInner>) -> Option<Self> {
+        let keep = move || {
+            for (op, parts) in std::mem::take(&mut self.ops) {
+                engine.keys.keep_op_parts(&op, || parts.take());
+            }
+            for fact in self.vertices.iter().filter(|fact| fact.identity.volatile) {
+                engine.keys.keep_record(&fact.identity.key, &fact.identity.record, self.ended);
+            }
+            self
+        };
+        let kept = tokio::task::spawn_blocking(keep).await;
+        kept.inspect_err(|error| tracing::error!(%error, "keeping the facts of a build ended abnormally")).ok()
     }
 }
 
 /// The named parts of a vertex' op.
 pub(super) fn parts(bridge: &Bridge, vertex: &Digest) -> Parts {
-    let mut parts = Parts::default();
-    bridge.with_known(vertex, |raw, _, source| parts = Parts::of(raw, source));
-    if let Some(text) = bridge.written(vertex) {
-        parts.set_written(&text);
-    }
-    parts
+    bridge.known_op(vertex).map(|known| known.parts()).unwrap_or_default()
 }
 
 /// The parts of the canonical key, with content digests where the vertex is known by content.

@@ -9,6 +9,7 @@ use crate::{
     caches::ImportOutcome,
     domain::{Build, BuildJob},
     engine::EngineInner,
+    explain::parts::Parts,
     gateway::{attestation::Attestation, nesting::Nesting},
     layers::{store::random_id, tree::Tree},
     ops::{SourceOp, vertex},
@@ -226,7 +227,7 @@ struct BridgeInner {
     job: Job<Build>,
     data: Arc<BuildJob>,
     /// Ops as received, for errors and records.
-    ops: Mutex<HashMap<Digest, KnownOp>>,
+    ops: Mutex<HashMap<Digest, Arc<KnownOp>>>,
     configs: Mutex<HashMap<String, ResolvedImageConfig>>,
     /// Results whose requests are remembered while this build runs.
     origins: Mutex<Vec<u64>>,
@@ -258,14 +259,40 @@ impl Drop for BridgeInner {
     }
 }
 
-#[derive(Clone)]
-struct KnownOp {
+/// An op as received, and what came with it.
+pub(crate) struct KnownOp {
     raw: bytes::Bytes,
     name: String,
     description: BTreeMap<String, String>,
     sources: Vec<SourceRanges>,
     inputs: Arc<[Digest]>,
     source_op: Option<Arc<dyn SourceOp>>,
+}
+
+impl KnownOp {
+    /// Whether it is a source, which may hold what it stands for.
+    pub fn is_source(&self) -> bool {
+        self.source_op.is_some()
+    }
+
+    /// The named parts of the op.
+    pub fn parts(&self) -> Parts {
+        let mut parts = Parts::of(&self.raw, self.source_op.as_deref());
+        if let Some(text) = self.written() {
+            parts.set_written(&text);
+        }
+        parts
+    }
+
+    /// The lines of a file that it was written in, when the client says so.
+    fn written(&self) -> Option<String> {
+        let place = self.sources.first()?;
+        let (first, last) = (place.ranges.first()?.start?.line, place.ranges.last()?.end?.line);
+        let (skip, end) = (usize::try_from(first).ok()?.checked_sub(1)?, usize::try_from(last).ok()?);
+        let text = std::str::from_utf8(&place.info.data).ok()?;
+        let lines: Vec<&str> = text.lines().take(end).skip(skip).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
 }
 
 impl Bridge {
@@ -304,21 +331,14 @@ impl Bridge {
 
     /// Shows what is known of a vertex: its op, its inputs and, when it is a source, that.
     pub(crate) fn with_known(&self, vertex: &Digest, show: impl FnOnce(&[u8], &[Digest], Option<&dyn SourceOp>)) {
-        let known = self.inner.ops.lock().get(vertex).cloned();
-        if let Some(known) = known {
+        if let Some(known) = self.known_op(vertex) {
             show(&known.raw, &known.inputs, known.source_op.as_deref());
         }
     }
 
-    /// The lines of a file that a vertex was written in, when the client says so.
-    pub(crate) fn written(&self, vertex: &Digest) -> Option<String> {
-        let known = self.inner.ops.lock().get(vertex).cloned()?;
-        let place = known.sources.first()?;
-        let (first, last) = (place.ranges.first()?.start?.line, place.ranges.last()?.end?.line);
-        let (skip, end) = (usize::try_from(first).ok()?.checked_sub(1)?, usize::try_from(last).ok()?);
-        let text = std::str::from_utf8(&place.info.data).ok()?;
-        let lines: Vec<&str> = text.lines().take(end).skip(skip).collect();
-        (!lines.is_empty()).then(|| lines.join("\n"))
+    /// What is known of a vertex' op.
+    pub(crate) fn known_op(&self, vertex: &Digest) -> Option<Arc<KnownOp>> {
+        self.inner.ops.lock().get(vertex).cloned()
     }
 
     /// The results of a vertex, when they are here: from this build or an earlier one.
@@ -403,8 +423,8 @@ impl Bridge {
 
     /// Whether a vertex receives a directory of the client, whose identity means nothing elsewhere.
     pub(crate) fn is_local_source(&self, vertex: &Digest) -> bool {
-        let Some(known) = self.inner.ops.lock().get(vertex).cloned() else { return false };
-        let op = <pb::Op as prost::Message>::decode(known.raw).ok().and_then(|op| op.op);
+        let Some(known) = self.known_op(vertex) else { return false };
+        let op = <pb::Op as prost::Message>::decode(&*known.raw).ok().and_then(|op| op.op);
         matches!(op, Some(pb::op::Op::Source(source)) if source.identifier.starts_with("local://"))
     }
 
@@ -518,7 +538,7 @@ impl Bridge {
                 inputs: v.inputs.iter().map(|e| e.digest.0.clone()).collect(),
                 source_op,
             };
-            self.inner.ops.lock().entry(v.digest.0.clone()).or_insert(known);
+            self.inner.ops.lock().entry(v.digest.0.clone()).or_insert_with(|| Arc::new(known));
             self.status().announce(VertexStatus {
                 digest: v.digest.0.clone(),
                 inputs: v.inputs.iter().map(|e| e.digest.0.clone()).collect(),
@@ -574,19 +594,18 @@ impl Bridge {
     }
 
     fn explain_step(&self, vertex: &Digest, error: Arc<crate::domain::StepError>) -> BuildError {
-        let known = self.inner.ops.lock().get(vertex).cloned();
-        let Some(KnownOp { raw, name, description, sources, .. }) = known else {
+        let Some(known) = self.known_op(vertex) else {
             return BuildError::refused(error.to_string());
         };
         BuildError {
             message: error.to_string(),
             class: FailureClass::Unknown,
-            sources,
+            sources: known.sources.clone(),
             vertex: Some(Box::new(FailedVertex {
                 digest: vertex.clone(),
-                name,
-                op: raw,
-                description,
+                name: known.name.clone(),
+                op: known.raw.clone(),
+                description: known.description.clone(),
                 error,
                 input_ids: Vec::new(),
                 mount_ids: Vec::new(),

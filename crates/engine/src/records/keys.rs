@@ -93,12 +93,12 @@ impl PersistentKeys {
         let lost = |outputs: &Outputs| outputs.iter().flatten().flatten().any(|id| removed.contains(id));
         for (key, _) in results.unwrap_or_default().into_iter().filter(|(_, outputs)| lost(outputs)) {
             let _held = self.changing.lock();
-            let now: Option<Outputs> = self.meta.get(Table::Results, &key).ok().flatten();
+            let now: Option<Outputs> = self.meta.known(Table::Results, &key);
             if !now.as_ref().is_some_and(lost) {
                 continue;
             }
             self.meta.delete(Table::Results, &key);
-            let mut known: Vec<Eviction> = self.meta.get(Table::Evictions, &key).ok().flatten().unwrap_or_default();
+            let mut known: Vec<Eviction> = self.meta.known(Table::Evictions, &key).unwrap_or_default();
             known.insert(0, Eviction { at, by: by.to_owned() });
             known.truncate(MAX_EVICTIONS);
             self.meta.put(Table::Evictions, &key, &known);
@@ -107,7 +107,7 @@ impl PersistentKeys {
 
     /// When the results of a key were removed, the latest removal first.
     pub fn evictions(&self, key: &Key) -> Vec<Eviction> {
-        self.meta.get(Table::Evictions, key.0.as_str()).ok().flatten().unwrap_or_default()
+        self.meta.known(Table::Evictions, key.0.as_str()).unwrap_or_default()
     }
 
     /// Every record. When there are too many, the oldest without results go. Blocks.
@@ -144,17 +144,18 @@ impl PersistentKeys {
         Ok(())
     }
 
-    /// Keeps the parts of a key that has no results of its own: a source's.
-    pub fn keep_record(&self, key: &Key, record: &KeyRecord) {
+    /// Keeps the parts of a key that has no results of its own: a source's. It was made by a build that ended at `created`,
+    /// in milliseconds since the epoch.
+    pub fn keep_record(&self, key: &Key, record: &KeyRecord, created: u64) {
         if !self.meta.contains(Table::KeyRecords, key.0.as_str()).unwrap_or_default() {
-            let kept = KeptRecord { record: record.clone(), created: millis(SystemTime::now()) };
+            let kept = KeptRecord { record: record.clone(), created };
             self.meta.put(Table::KeyRecords, key.0.as_str(), &kept);
         }
     }
 
     /// The named parts of an op, when they are known.
     pub fn op_parts(&self, op: &cooper_oci::Digest) -> Option<Parts> {
-        self.meta.get(Table::OpParts, op.as_str()).ok().flatten()
+        self.meta.known(Table::OpParts, op.as_str())
     }
 
     /// Keeps the named parts of an op, unless they are known.
@@ -196,8 +197,8 @@ impl PersistentKeys {
     }
 
     /// The parts that a key was made of.
-    fn kept(&self, key: &Key) -> Result<Option<KeptRecord>, MetaError> {
-        self.meta.get(Table::KeyRecords, key.0.as_str())
+    fn kept(&self, key: &Key) -> Option<KeptRecord> {
+        self.meta.known(Table::KeyRecords, key.0.as_str())
     }
 
     fn tree(&self, ids: &[LayerId]) -> Option<Tree> {
@@ -208,7 +209,7 @@ impl PersistentKeys {
 
 impl KeyStore<Build> for PersistentKeys {
     fn aliases(&self, definition: &Key) -> Vec<Key> {
-        self.meta.get(Table::Aliases, definition.0.as_str()).ok().flatten().unwrap_or_default()
+        self.meta.known(Table::Aliases, definition.0.as_str()).unwrap_or_default()
     }
 
     fn add_alias(&self, definition: &Key, canonical: &Key) {
@@ -224,7 +225,7 @@ impl KeyStore<Build> for PersistentKeys {
     }
 
     fn load(&self, key: &Key, needed: &[usize]) -> Option<Vec<Option<Tree>>> {
-        let outputs: Outputs = self.meta.get(Table::Results, key.0.as_str()).ok().flatten()?;
+        let outputs: Outputs = self.meta.known(Table::Results, key.0.as_str())?;
         let trees: Vec<Option<Tree>> = outputs.iter().map(|o| self.tree(o.as_ref()?)).collect();
         if !needed.iter().all(|&i| trees.get(i).is_some_and(Option::is_some)) {
             return None;
@@ -236,7 +237,7 @@ impl KeyStore<Build> for PersistentKeys {
     }
 
     fn record(&self, key: &Key) -> Option<KeyRecord> {
-        self.kept(key).ok().flatten().map(|kept| kept.record)
+        self.kept(key).map(|kept| kept.record)
     }
 
     fn save(&self, key: &Key, record: &KeyRecord, outputs: &[Option<Tree>]) {
@@ -247,7 +248,7 @@ impl KeyStore<Build> for PersistentKeys {
             return;
         }
         let _held = self.changing.lock();
-        let known = self.kept(key).ok().flatten();
+        let known = self.kept(key);
         let created = known.as_ref().map_or_else(|| millis(SystemTime::now()), |known| known.created);
         // What the key is made of says more than the definition that led to it by an alias.
         let record = match known {

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -25,6 +25,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const UNSETTLED: Duration = Duration::from_secs(30);
 /// Bytes of the file that are kept in memory. Nearly everything is read once, at the start.
 const CACHE: usize = 1 << 20;
+/// Unreadable records that are told of; a file that is full of them is not told of for ever.
+const MAX_TOLD: usize = 64;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {
@@ -156,6 +158,8 @@ pub struct Meta {
     db: Arc<Database>,
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
+    /// Tables and keys of records that are known to be unreadable.
+    told: Mutex<HashSet<(usize, String)>>,
 }
 
 impl Meta {
@@ -191,7 +195,7 @@ impl Meta {
             std::thread::Builder::new().name("meta-writer".into()).spawn(move || write_behind(&db, &shared))
         };
         let writer = Some(writer.map_err(|e| fail("start the writer of")(redb::Error::Io(e)))?);
-        Ok(Self { path: path.to_owned(), db, shared, writer })
+        Ok(Self { path: path.to_owned(), db, shared, writer, told: Mutex::default() })
     }
 
     /// Every record of a table, in no order.
@@ -239,6 +243,21 @@ impl Meta {
     /// One record.
     pub fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, MetaError> {
         self.value(table, key, |value| self.decode(table, key, value))?.transpose()
+    }
+
+    /// One record. One that cannot be read counts as not there, and is told of once.
+    pub fn known<T: DeserializeOwned>(&self, table: Table, key: &str) -> Option<T> {
+        self.get(table, key).unwrap_or_else(|error| {
+            let mut told = self.told.lock();
+            if told.len() < MAX_TOLD && told.insert((table as usize, key.to_owned())) {
+                tracing::warn!(
+                    %error,
+                    "a record is passed over as if it were not there: what it stands for is made again, and recorded \
+                     anew. When this goes on, check the disk, or start afresh with another root directory"
+                );
+            }
+            None
+        })
     }
 
     /// Whether there is such a record.
