@@ -691,7 +691,11 @@ struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.status.close();
-        self.engine.builds.lock().remove(&self.id);
+        let mut builds = self.engine.builds.lock();
+        builds.remove(&self.id);
+        if builds.is_empty() {
+            self.engine.worker.layers.snapshots.settle();
+        }
     }
 }
 

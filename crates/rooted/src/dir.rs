@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
@@ -69,6 +69,19 @@ impl Dir {
     /// Attributes of the directory itself.
     pub fn metadata(&self) -> Result<Metadata> {
         rustix::fs::fstat(&self.fd).map(|s| Metadata::of(&s)).at("stat", &self.path)
+    }
+
+    /// When the directory was made, in nanoseconds since 1970; none where that is not kept.
+    pub fn born(&self) -> Result<Option<i64>> {
+        let wanted = StatxFlags::BTIME;
+        match rustix::fs::statx(&self.fd, c"", AtFlags::EMPTY_PATH, wanted) {
+            Ok(found) if found.stx_mask & wanted.bits() != 0 => {
+                let time = found.stx_btime;
+                Ok(Some(time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))))
+            }
+            Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+            Err(e) => Err(e).at("stat", &self.path),
+        }
     }
 
     /// Attributes of an entry; links are not followed.
@@ -251,6 +264,18 @@ impl Dir {
     /// Sets an extended attribute of the directory itself.
     pub fn set_xattr(&self, name: &CString, value: &[u8]) -> Result<()> {
         self.as_node()?.set_xattr(name, value)
+    }
+
+    /// Gives the directory itself these attributes; extended ones that it has beside them stay. The time comes last, as
+    /// everything else changes it.
+    pub fn set_attributes(&self, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
+        let node = self.as_node()?;
+        node.set_owner(stat.uid, stat.gid)?;
+        node.set_mode(stat.mode)?;
+        for (key, value) in xattrs {
+            node.set_xattr(key, value)?;
+        }
+        node.set_mtime(stat.mtime)
     }
 
     /// The directory itself as a pinned object.

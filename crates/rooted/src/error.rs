@@ -102,6 +102,15 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether a file cannot get another name where a copy of it is possible: another file system, too many names, or a
+    /// link that policy forbids.
+    pub fn is_linking_impossible(&self) -> bool {
+        matches!(
+            self.errno().map(Errno::from_raw_os_error),
+            Some(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::NOSYS)
+        )
+    }
 }
 
 /// Names the operation and the path of a failed system call.

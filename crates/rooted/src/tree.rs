@@ -182,7 +182,7 @@ impl Clone {
         while let Some(level) = levels.last_mut() {
             let Some(entry) = level.pending.next() else {
                 // Metadata of a directory last: its time, and a mode that may forbid writing.
-                set_dir(self.to.dir(), &level.stat, &level.xattrs)?;
+                self.to.dir().set_attributes(&level.stat, &level.xattrs)?;
                 levels.pop();
                 if !levels.is_empty() {
                     self.from.up()?;
@@ -211,7 +211,7 @@ impl Clone {
         if self.mode == CloneMode::HardLink {
             match to.hard_link(from, &entry.name, &entry.name) {
                 Ok(()) => return Ok(()),
-                Err(e) if linking_impossible(&e) => {}
+                Err(e) if e.is_linking_impossible() => {}
                 Err(e) => return Err(e),
             }
         }
@@ -267,24 +267,6 @@ fn set_file(file: &File, path: &Path, stat: &Metadata, xattrs: &Xattrs) -> Resul
             .at("set an extended attribute of", path)?;
     }
     rustix::fs::futimens(fd, &mtime_only(stat.mtime)).at("set the time of", path)
-}
-
-fn set_dir(dir: &Dir, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
-    let node = dir.as_node()?;
-    node.set_owner(stat.uid, stat.gid)?;
-    node.set_mode(stat.mode)?;
-    for (key, value) in xattrs {
-        node.set_xattr(key, value)?;
-    }
-    node.set_mtime(stat.mtime)
-}
-
-/// Another file system, too many names, or a link that policy forbids: copy instead.
-fn linking_impossible(error: &Error) -> bool {
-    matches!(
-        error.errno().map(Errno::from_raw_os_error),
-        Some(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::NOSYS)
-    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The two temporary nouns: a tree being written and a look at a committed one.
 
+use crate::native::Origin;
 use crate::trash::Trash;
 use crate::{SnapshotId, Whiteouts};
 use cooper_mount::Mount;
@@ -16,8 +17,8 @@ pub struct Active {
     pub(crate) stack: Vec<SnapshotId>,
     pub(crate) mount: Mount,
     pub(crate) whiteouts: Whiteouts,
-    /// The tree that was cloned, when trees are cloned.
-    pub(crate) base: Option<SnapshotId>,
+    /// What the tree was equal to, when it is a whole tree of its own.
+    pub(crate) origin: Option<Origin>,
     /// What must live as long as the active does.
     pub(crate) _pin: Option<Pin>,
 }

@@ -13,7 +13,8 @@
 //! read-only look at a stack. A crash leaves committed layers whole and everything else to be swept when the root is
 //! opened again.
 //!
-//! All calls block, and all are fast: none copies file data except on the native implementation.
+//! All calls block, and all are fast: none copies file data except on the native implementation, which copies what a step
+//! changed, and a whole tree for the first of steps that follow each other.
 
 mod active;
 #[cfg(any(test, feature = "conformance"))]
@@ -32,10 +33,11 @@ pub use active::{Active, View};
 pub use cooper_mount::{Mount, OverlayUpper};
 pub use error::{Error, Result};
 pub use id::{InvalidSnapshotId, SnapshotId};
-pub use native::Native;
+pub use native::{Copies, Native};
 pub use overlay::{Overlay, OverlayFlavour};
 pub use probe::{Choice, open, overlay_refusal, probe};
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Makes, commits and removes layers below one root directory.
@@ -78,6 +80,9 @@ pub trait Snapshotter: Send + Sync {
 
     /// Every committed layer, in no particular order.
     fn list(&self) -> Result<Vec<SnapshotId>>;
+
+    /// Nothing is under way: what was kept only for steps that go on from others may go.
+    fn settle(&self) {}
 }
 
 /// How the deletion of a name is written into the directory of an active snapshot.
@@ -111,6 +116,9 @@ pub enum DiffSource {
         lower: Option<PathBuf>,
         /// The tree after.
         upper: PathBuf,
+        /// Directories of the tree after that are others than those of the same names before. Where this is known, what did
+        /// not change is the very same file in both trees.
+        replaced: Option<HashSet<PathBuf>>,
     },
 }
 

@@ -112,7 +112,7 @@ impl Snapshotter for Overlay {
             stack: stack.to_vec(),
             mount,
             whiteouts,
-            base: None,
+            origin: None,
             _pin: Some(Pin(Box::new(pin))),
         })
     }

@@ -9,4 +9,6 @@ pub mod tree;
 pub mod unpack;
 
 #[cfg(test)]
+mod snapshotter_tests;
+#[cfg(test)]
 mod splice_tests;

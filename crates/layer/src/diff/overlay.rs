@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cooper_rooted::{Cursor, Dir, DirEntry, Kind, Root, Xattrs};
 
 use super::emit::Emitter;
-use super::same::{Proof, carried, look, same_dir, same_object};
+use super::same::{carried, look, same_dir, same_object};
 use super::{DiffOptions, DiffStats};
 use crate::error::{Error, Result};
 use crate::lower::lower_view;
@@ -169,7 +169,7 @@ impl Walk<'_> {
         // A file that got a second name was copied up for it, and is written so that the names stay joined.
         if found.stat.nlink == 1
             && let (Some(before), Some(old)) = (before, self.below.dir())
-            && same_object(old, &before, dir, &entry.name, &found, Proof::Content)?
+            && same_object(old, &before, dir, &entry.name, &found)?
         {
             return Ok(());
         }

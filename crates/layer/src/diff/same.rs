@@ -46,33 +46,12 @@ pub(super) fn same_dir(old: &Dir, stat: &Metadata, xattrs: &Xattrs) -> Result<bo
     Ok((before.mode, before.uid, before.gid) == (stat.mode, stat.uid, stat.gid) && carried(old.xattrs()?) == *xattrs)
 }
 
-/// When files of equal attributes are held to be equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Proof {
-    /// When their contents are. Times prove nothing: the clock of file systems is coarse, and two steps fit between two
-    /// of its ticks.
-    #[default]
-    Content,
-    /// Also when the file is a copy that nobody has written since: its time, in nanoseconds, is older than itself.
-    Copy,
-}
-
-/// How much older than itself a file's time must be to come from a copy, in nanoseconds: far more than a tick of any
-/// file system's clock.
-const COPY_AGE: i64 = 1_000_000_000;
-
-/// Whether the layers below have the same object under a name.
-pub(super) fn same_object(
-    old: &Dir,
-    before: &Metadata,
-    dir: &Dir,
-    name: &OsStr,
-    now: &Found,
-    proof: Proof,
-) -> Result<bool> {
+/// Whether the layers below have the same object under a name. Of files of equal attributes only contents prove that they
+/// are equal: the clock of file systems is coarse, two steps fit between two of its ticks, and anyone can set times.
+pub(super) fn same_object(old: &Dir, before: &Metadata, dir: &Dir, name: &OsStr, now: &Found) -> Result<bool> {
     let stat = &now.stat;
     if (before.dev, before.ino) == (stat.dev, stat.ino) {
-        return Ok(true); // another name of the very same object
+        return Ok(true); // another name of the very same object, as in trees that share what did not change
     }
     let attributes = |m: &Metadata| (m.kind, m.mode, m.uid, m.gid, m.rdev);
     if attributes(before) != attributes(stat) {
@@ -87,10 +66,6 @@ pub(super) fn same_object(
             let (found, _) = look(old, name, Kind::File)?;
             if found.xattrs != now.xattrs {
                 return Ok(false);
-            }
-            let copied = stat.ctime.saturating_sub(stat.mtime) > COPY_AGE;
-            if proof == Proof::Copy && copied && stat.mtime.rem_euclid(1_000_000_000) != 0 {
-                return Ok(true);
             }
             let failed = |source| Error::ReadFile { path: dir.path().join(name), source };
             match (&found.file, &now.file) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cooper_rooted::{Dir, Kind};
 
-use super::same::{Proof, carried, look, same_dir, same_object};
+use super::same::{carried, look, same_dir, same_object};
 use crate::error::Result;
 
 /// The paths below `upper`, a layer's directory, that say the same as `below`, the tree that the layer lies on: what its
@@ -46,9 +46,7 @@ fn walk(
             Some(before) => {
                 let (now, _) = look(upper, name, entry.kind)?;
                 // A file that got a second name is a change by that name.
-                now.stat.nlink == 1
-                    && !now.stat.is_whiteout()
-                    && same_object(below, &before, upper, name, &now, Proof::Content)?
+                now.stat.nlink == 1 && !now.stat.is_whiteout() && same_object(below, &before, upper, name, &now)?
             }
         };
         if same {

@@ -1,19 +1,21 @@
 //! Repeats in one tree what changed between two others.
 
-use cooper_rooted::{Copier, Cursor, DirEntry, Kind, Metadata, Result, Root, Xattrs, clone_entry};
+use super::same::{same, share};
+use cooper_rooted::{CloneMode, Copier, Cursor, DirEntry, Kind, Metadata, Result, Root, Xattrs, clone_entry};
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// Changes `target` by what is different in `upper` against `lower` (none: everything in `upper` is new).
 ///
-/// Files count as unchanged when all attributes and the modification time are the same, as in every tool of the field.
-pub(super) fn apply(lower: Option<&Root>, upper: &Root, target: &Root) -> Result<()> {
+/// With [`CloneMode::HardLink`] the files of `upper` get into `target`, where nobody may write to them in place.
+pub(super) fn apply(lower: Option<&Root>, upper: &Root, target: &Root, mode: CloneMode) -> Result<()> {
     Walk {
         lower: lower.map(Cursor::new).transpose()?,
         upper: Cursor::new(upper)?,
         target: Cursor::new(target)?,
         root: target,
+        mode,
         copier: Copier::default(),
         linked: HashMap::new(),
     }
@@ -25,6 +27,7 @@ struct Walk<'a> {
     upper: Cursor,
     target: Cursor,
     root: &'a Root,
+    mode: CloneMode,
     copier: Copier,
     /// Where files with several names were put, by device and inode of the original.
     linked: HashMap<(u64, u64), PathBuf>,
@@ -52,7 +55,7 @@ impl Walk<'_> {
                 continue;
             }
             if let Some((stat, xattrs)) = &level.attributes {
-                set_attributes(self.target.dir(), stat, xattrs)?;
+                self.attributes(stat, xattrs)?;
             }
             levels.pop();
             if levels.is_empty() {
@@ -65,6 +68,15 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the directory in the target these attributes, and no others.
+    fn attributes(&self, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
+        let dir = self.target.dir();
+        for (name, _) in dir.xattrs()?.iter().filter(|(name, _)| !xattrs.iter().any(|(kept, _)| kept == name)) {
+            dir.as_node()?.remove_xattr(name)?;
+        }
+        dir.set_attributes(stat, xattrs)
     }
 
     /// Looks at the directory where the cursors are, and deletes from the target what the upper tree has lost.
@@ -97,7 +109,7 @@ impl Walk<'_> {
         let before = lower.map(|dir| dir.try_stat(name)).transpose()?.flatten();
         if stat.kind != Kind::Dir {
             if let (Some(dir), Some(before)) = (lower, &before)
-                && unchanged(self.upper.dir(), &stat, dir, before, name)?
+                && same(self.upper.dir(), &stat, dir, before, name)?
             {
                 return Ok(None);
             }
@@ -125,42 +137,19 @@ impl Walk<'_> {
     fn replace(&mut self, name: &OsStr, stat: &Metadata) -> Result<()> {
         let path = self.target.dir().path().join(name);
         self.root.remove_all(&path)?;
+        if self.mode == CloneMode::HardLink {
+            return share(self.upper.dir(), name, self.target.dir(), &mut self.copier).map(drop);
+        }
         if stat.nlink > 1 {
             if let Some(first) = self.linked.get(&(stat.dev, stat.ino)) {
                 return self.root.hard_link(first, &path);
             }
             self.linked.insert((stat.dev, stat.ino), path);
         }
-        clone_entry(self.upper.dir(), name, self.target.dir(), &OsString::from(name), &mut self.copier)
+        clone_entry(self.upper.dir(), name, self.target.dir(), name, &mut self.copier)
     }
 }
 
 fn same_attributes(a: &Metadata, b: &Metadata) -> bool {
     (a.kind, a.mode, a.uid, a.gid, a.mtime, a.rdev) == (b.kind, b.mode, b.uid, b.gid, b.mtime, b.rdev)
-}
-
-fn unchanged(
-    upper: &cooper_rooted::Dir,
-    after: &Metadata,
-    lower: &cooper_rooted::Dir,
-    before: &Metadata,
-    name: &OsStr,
-) -> Result<bool> {
-    if !same_attributes(after, before) || after.size != before.size {
-        return Ok(false);
-    }
-    if after.kind == Kind::Symlink && upper.read_link(name)? != lower.read_link(name)? {
-        return Ok(false);
-    }
-    Ok(upper.node(name)?.xattrs()? == lower.node(name)?.xattrs()?)
-}
-
-fn set_attributes(dir: &cooper_rooted::Dir, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
-    let node = dir.as_node()?;
-    node.set_owner(stat.uid, stat.gid)?;
-    node.set_mode(stat.mode)?;
-    for (key, value) in xattrs {
-        node.set_xattr(key, value)?;
-    }
-    node.set_mtime(stat.mtime)
 }

@@ -1,5 +1,7 @@
 //! What every implementation of [`Snapshotter`] must do, tried with real trees and real mounts. Needs root.
 
+pub mod mutations;
+
 use crate::{DiffSource, Error, Mount, SnapshotId, Snapshotter, Whiteouts};
 use cooper_rooted::{Root, mount};
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ type Case = fn(&Path, Open<'_>);
 /// # Panics
 /// When the implementation doesn't conform; the message names the case.
 pub fn check(scratch: &Path, open: Open<'_>) {
-    let cases: [(&str, Case); 10] = [
+    let cases: [(&str, Case); 11] = [
         ("layers stack", layers_stack),
         ("deletions reach through", deletions),
         ("stacks are lists", stacks_are_lists),
@@ -28,6 +30,7 @@ pub fn check(scratch: &Path, open: Open<'_>) {
         ("a restart keeps what was committed", restart),
         ("removal spares what is in use", removal),
         ("hundreds of layers", hundreds),
+        ("trees show what was done to them", random_changes),
     ];
     for (number, (name, case)) in cases.into_iter().enumerate() {
         println!("{name}");
@@ -116,7 +119,7 @@ fn deletions(dir: &Path, open: Open<'_>) {
             assert_eq!(upper, store.layer_dir(&b).expect("a directory"));
             assert_eq!(lowers, [store.layer_dir(&a).expect("a directory")]);
         }
-        DiffSource::Trees { lower, upper } => {
+        DiffSource::Trees { lower, upper, .. } => {
             assert!(lower.expect("a lower tree").join("d/gone").exists());
             assert!(!upper.join("d/gone").exists());
         }
@@ -283,6 +286,14 @@ fn hundreds(dir: &Path, open: Open<'_>) {
     assert_eq!(listing(&root).len(), count - 1);
 }
 
+fn random_changes(dir: &Path, open: Open<'_>) {
+    for seed in 0..24 {
+        let dir = dir.join(seed.to_string());
+        fs::create_dir_all(&dir).expect("a directory");
+        mutations::run(&dir, &*open(&dir.join("store")), seed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,5 +315,48 @@ mod tests {
     fn native_conforms() {
         let dir = tempfile::tempdir().unwrap();
         check(dir.path(), &|path| Box::new(Native::open(path).unwrap()));
+    }
+
+    /// Steps that follow each other copy what they change and nothing else; whoever cannot go on from where another has
+    /// ended needs a tree of its own.
+    #[test]
+    fn native_copies_what_steps_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Native::open(dir.path()).unwrap();
+        let base = layer(&store, &[], |root| {
+            (0..200).for_each(|number| write(&format!("file-{number}"), "as it was")(root));
+        });
+        let step = |stack: &[SnapshotId], change: &dyn Fn(&Root)| {
+            let before = store.copies();
+            let id = layer(&store, stack, change);
+            let after = store.copies();
+            (id, after.whole - before.whole, after.changed - before.changed)
+        };
+        let mut stack = vec![base.clone()];
+        // Files as young as those of the base, at this point, are compared by content, and not copied either.
+        for number in 0..10 {
+            let (id, whole, changed) = step(&stack, &|root| {
+                write(&format!("file-{number}"), "changed")(root);
+                root.rename(format!("file-{}", 20 + number), format!("moved-{number}")).unwrap();
+                root.remove(format!("file-{}", 40 + number)).unwrap();
+            });
+            assert_eq!((whole, changed), (u64::from(number == 0), 2), "step {number}");
+            stack.push(id);
+        }
+        // A fork copies a tree once, and what is done by others meanwhile is repeated in a tree that is there.
+        let fork = [base.clone()];
+        let (forked, whole, changed) = step(&fork, &|root| write("other", "x")(root));
+        assert_eq!((whole, changed), (1, 1));
+        let (_, whole, changed) = step(&[base.clone(), forked], &|_| {});
+        assert_eq!((whole, changed), (0, 0));
+        // A failed step leaves nothing to go on with.
+        store.prepare(&stack).unwrap().discard();
+        let (_, whole, _) = step(&stack, &|_| {});
+        assert_eq!(whole, 1);
+        // Layers that share files are counted once.
+        let files = |id: &SnapshotId| store.usage(id).unwrap().inodes;
+        assert_eq!((files(&base), files(&stack[1])), (200, 2));
+        store.settle();
+        assert_eq!(fs::read_dir(dir.path().join("active")).unwrap().count(), 0, "no working tree is left");
     }
 }
