@@ -187,7 +187,7 @@ pub struct OciWorkerConfig {
     pub no_process_sandbox: bool,
     /// Test-only upstream; parsed, refused when set.
     pub user_remap_unsupported: String,
-    /// runc-compatible program to start steps with; empty: in-process.
+    /// runc-compatible program to run steps with, a path or a name in `PATH`; empty: the built-in sandbox.
     pub binary: String,
     /// Socket of a snapshotter plug-in.
     pub proxy_snapshotter_path: PathBuf,
@@ -506,11 +506,10 @@ impl DaemonConfig {
             ));
         }
         // Whoever asks for protection must not believe to have it.
-        if !self.worker.oci.apparmor_profile.is_empty() {
+        if self.worker.oci.selinux {
             return Err(ConfigError::Unsupported(
-                "steps cannot be confined by an AppArmor profile here (they have a system call filter, masked paths and \
-                 the default capabilities of containers): remove --oci-worker-apparmor-profile or \
-                 worker.oci.apparmor-profile"
+                "steps cannot be labelled for SELinux here (they have a system call filter, masked paths and the default \
+                 capabilities of containers): remove --oci-worker-selinux or worker.oci.selinux"
                     .into(),
             ));
         }

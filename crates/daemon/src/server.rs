@@ -236,7 +236,11 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         gc: gc_policies(&oci.gc, DiskStat::of(&root)),
         worker: WorkerConfig { dns, cgroup_parent, proxy_network: config.proxy_network },
         network: network_config(config)?,
-        isolation: isolation()?,
+        isolation: cooper_sandbox::Isolation {
+            level: isolation()?,
+            runtime: Some(&oci.binary).filter(|binary| !binary.is_empty()).map(Into::into),
+            apparmor: Some(oci.apparmor_profile.clone()).filter(|profile| !profile.is_empty()),
+        },
         devices: (config.cdi.disabled != Some(true))
             .then(|| cooper_cdi::Registry::new(config.cdi.spec_dirs.clone(), config.cdi.auto_allowed.clone())),
         credentials,

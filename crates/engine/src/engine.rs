@@ -69,8 +69,8 @@ pub struct EngineConfig {
     pub gc: Vec<GcPolicy>,
     /// What steps see.
     pub worker: WorkerConfig,
-    /// How steps are isolated; the best that works when none.
-    pub isolation: Option<cooper_sandbox::Level>,
+    /// How steps are isolated.
+    pub isolation: cooper_sandbox::Isolation,
     /// Which network steps get.
     pub network: NetworkConfig,
     /// Devices that steps may be given; none: no devices.
@@ -260,7 +260,7 @@ impl Engine {
         let meta = Arc::new(Meta::open(&root.join(layout::META))?);
         let content = cooper_content::Store::open(root.join(layout::CONTENT)).map_err(OpenError::Content)?;
         let (sandbox, isolation) =
-            cooper_sandbox::open(&root.join(layout::SANDBOX), config.isolation).map_err(OpenError::Sandbox)?;
+            cooper_sandbox::open(&root.join(layout::SANDBOX), &config.isolation).map_err(OpenError::Sandbox)?;
         for shortcoming in &isolation.shortcomings {
             tracing::warn!(level = sandbox.level().as_str(), "{shortcoming}");
         }
@@ -273,7 +273,7 @@ impl Engine {
         let history =
             History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
         let emulation = probe.join().unwrap_or_default();
-        let mut info = worker_info(&meta, &config, snapshots.kind(), sandbox.level(), networks.label())?;
+        let mut info = worker_info(&meta, &config, snapshots.kind(), sandbox.as_ref(), networks.label())?;
         if config.platforms.is_empty() {
             info.platforms.extend_from_slice(emulation.platforms());
         }
@@ -735,7 +735,7 @@ fn worker_info(
     meta: &Meta,
     config: &EngineConfig,
     snapshotter: &str,
-    level: cooper_sandbox::Level,
+    sandbox: &dyn cooper_sandbox::Sandbox,
     network: &str,
 ) -> Result<WorkerInfo, MetaError> {
     let id = match meta.get::<String>(Table::Settings, "worker-id")? {
@@ -754,10 +754,15 @@ fn worker_info(
         ("oci.process-mode", "sandbox"),
         ("selinux.enabled", "false"),
         ("snapshotter", snapshotter),
-        ("sandbox.level", level.as_str()),
+        ("sandbox.level", sandbox.level().as_str()),
     ];
-    let mut labels: BTreeMap<String, String> =
-        own.into_iter().map(|(k, v)| (format!("org.mobyproject.buildkit.worker.{k}"), v.to_owned())).collect();
+    let given = [("sandbox.runtime", sandbox.runtime()), ("apparmor.profile", config.isolation.apparmor.as_deref())];
+    let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let mut labels: BTreeMap<String, String> = own
+        .into_iter()
+        .chain(given)
+        .map(|(k, v)| (format!("org.mobyproject.buildkit.worker.{k}"), v.to_owned()))
+        .collect();
     labels.extend(config.labels.clone());
     let platforms = if config.platforms.is_empty() { crate::native::platforms() } else { config.platforms.clone() };
     Ok(WorkerInfo { id, labels, platforms, gc: config.gc.clone() })

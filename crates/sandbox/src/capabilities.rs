@@ -1,5 +1,6 @@
 //! Which capabilities a build step has.
 
+use crate::error::{Error, Result};
 use rustix::thread::CapabilitySet;
 use std::fs;
 
@@ -24,4 +25,15 @@ pub(crate) fn last() -> u32 {
     let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
     // CAP_CHECKPOINT_RESTORE, the last one for years.
     text.trim().parse().unwrap_or(40)
+}
+
+/// What this process may hand on.
+pub(crate) fn own() -> Result<CapabilitySet> {
+    let own = rustix::thread::capabilities(None).map_err(|e| Error::setup("read capabilities")(e.into()))?;
+    Ok(own.permitted)
+}
+
+/// Their names in configurations, such as `CAP_CHOWN`. Those without a name here are left out.
+pub(crate) fn names(set: CapabilitySet) -> Vec<String> {
+    set.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
 }

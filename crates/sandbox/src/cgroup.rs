@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +19,11 @@ const DEFAULT_PARENT: &str = "cooper";
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Controllers of version 1 that only a step without restrictions gets to see.
-const OTHERS: [&str; 8] =
-    ["cpuacct", "devices", "freezer", "hugetlb", "net_cls", "net_prio", "perf_event", "name=systemd"];
+const OTHERS: [&str; 10] =
+    ["cpuacct", "devices", "freezer", "hugetlb", "misc", "net_cls", "net_prio", "perf_event", "rdma", "name=systemd"];
+
+/// The group in which a runtime program puts what it runs, below the container's own.
+pub(crate) const INNER: &str = "step";
 
 /// What is mounted on this machine.
 #[derive(Debug, Default)]
@@ -31,14 +34,20 @@ pub(crate) struct Hierarchies {
     legacy: BTreeMap<String, PathBuf>,
     /// The same for controllers that nothing here needs.
     others: BTreeMap<String, PathBuf>,
+    /// The cgroup2 file system, when version 1 has the controllers.
+    beside: Option<PathBuf>,
 }
+
+/// How often, and how far apart, the group of an ended builder is tried to be removed at the start.
+const STALE_ATTEMPTS: usize = 50;
+const STALE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Which groups a container gets where each controller has a hierarchy of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// Those that its limits and its parent ask for.
     Needed,
-    /// All: the container is to see and change them.
+    /// All: the container is to see and change them, or a runtime program makes groups of its own below them.
     All,
 }
 
@@ -70,9 +79,14 @@ impl Hierarchies {
         }
         // In a hybrid setup version 1 has the controllers and the other is only there to group processes.
         if !found.legacy.is_empty() {
-            found.unified = None;
+            found.beside = found.unified.take();
         }
         found
+    }
+
+    /// Where the cgroup2 file system is mounted that has no say, because version 1 has the controllers.
+    pub(crate) fn beside(&self) -> Option<&Path> {
+        self.beside.as_deref()
     }
 
     /// Whether containers see a cgroup2 hierarchy.
@@ -105,7 +119,7 @@ impl Hierarchies {
                 tracing::warn!(%error, "cannot note a cgroup; it stays if this builder is killed");
             }
         }
-        let mut group = Cgroup::default();
+        let mut group = Cgroup { path: path.clone(), ..Cgroup::default() };
         for (controller, root) in roots {
             let made = match controller {
                 None => make_unified(root, &path).map(|dir| group.unified = Some(dir)),
@@ -270,8 +284,23 @@ fn needs(limits: &Resources, controller: &str) -> bool {
 /// The group of one container.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cgroup {
+    /// Below the root of every hierarchy.
+    path: PathBuf,
     unified: Option<PathBuf>,
     legacy: Vec<Legacy>,
+}
+
+/// Takes notice of the lack of memory (`cgroup.event_control` of version 1). To be asked before the group is removed, which it
+/// takes notice of as well.
+#[derive(Debug)]
+pub(crate) struct OomWatch(OwnedFd);
+
+impl OomWatch {
+    /// Whether it happened.
+    pub(crate) fn seen(&self) -> bool {
+        let mut count = [0; 8];
+        rustix::io::read(&self.0, &mut count).is_ok_and(|read| read == count.len())
+    }
 }
 
 /// A group of version 1.
@@ -306,6 +335,32 @@ impl Cgroup {
     /// Every directory of the group.
     pub(crate) fn dirs(&self) -> impl Iterator<Item = &Path> {
         self.unified.iter().chain(self.legacy.iter().map(|group| &group.dir)).map(PathBuf::as_path)
+    }
+
+    /// The group that a runtime program is to make, as a path from the root of each hierarchy.
+    pub(crate) fn inner(&self) -> PathBuf {
+        Path::new("/").join(&self.path).join(INNER)
+    }
+
+    /// From now on takes notice when memory runs out in this group or one below it, where the counts would be gone with the
+    /// groups below. None: the counts stay, or nothing can be known.
+    pub(crate) fn watch_oom(&self) -> Option<OomWatch> {
+        let dir = self.dir_of("memory")?;
+        let watch = || -> io::Result<OwnedFd> {
+            let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+            let event = rustix::event::eventfd(0, flags)?;
+            let control = fs::File::open(dir.join("memory.oom_control"))?;
+            let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+            fs::OpenOptions::new()
+                .write(true)
+                .open(dir.join("cgroup.event_control"))
+                .and_then(|mut file| io::Write::write_all(&mut file, line.as_bytes()))?;
+            Ok(event)
+        };
+        watch()
+            .inspect_err(|error| tracing::debug!(%error, "running out of memory will not be noticed"))
+            .ok()
+            .map(OomWatch)
     }
 
     /// The groups of version 1.
@@ -373,13 +428,31 @@ impl Cgroup {
 
 /// Ends the processes of a group that an earlier builder left, and removes it. True when it is gone.
 pub(crate) fn remove_stale(dir: &Path) -> bool {
-    if fs::write(dir.join("cgroup.kill"), "1").is_err() {
-        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-            let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    end_processes(dir);
+    // Those that were killed, now or with their builder, may still be on their way out.
+    for _ in 0..STALE_ATTEMPTS {
+        match remove_groups(dir) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(STALE_PAUSE),
+            other => return other.is_ok(),
         }
     }
-    remove_groups(dir).is_ok()
+    false
+}
+
+/// Ends everything in a group and in those below it.
+fn end_processes(dir: &Path) {
+    if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            end_processes(&entry.path());
+        }
+    }
 }
 
 /// Removes a group with those that the container made in it. Nothing there is fine.

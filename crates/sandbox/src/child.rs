@@ -36,6 +36,8 @@ pub(crate) enum Step {
     Hostname(CString),
     /// Nothing mounted here is seen elsewhere, and the other way round.
     PrivateMounts,
+    /// Detach what is mounted at a path, in this namespace.
+    Unmount(CString),
     /// Attach a tree at a place that only serves to have it inside this namespace.
     Stage(Arc<OwnedFd>, CString),
     /// Clone what a path inside a staged tree names into a slot. Links are resolved inside the tree.
@@ -63,6 +65,8 @@ pub(crate) enum Step {
     Session { streams: [Arc<OwnedFd>; 3], terminal: bool },
     /// Leave the builder's signal settings, umask, keyring behind.
     Cleanse,
+    /// Be confined by a profile of AppArmor from the next program on: what is to be written there.
+    Confine(CString),
     /// Let only these system calls through from now on.
     Filter(&'static [libc::sock_filter]),
     /// Hold and be able to gain only these capabilities.
@@ -170,6 +174,7 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::PrivateMounts => {
             rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         }
+        Step::Unmount(path) => rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH),
         Step::Stage(tree, at) => attach(tree.as_fd(), at),
         Step::Take { tree, subpath, slot, attributes } => take(tree.as_fd(), subpath, *attributes, &slots[*slot]),
         Step::EnterRoot(Source::Tree(tree), at) => enter_root(tree.as_fd(), at),
@@ -196,6 +201,7 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
             raw::new_session_keyring();
             Ok(())
         }
+        Step::Confine(order) => confine(order),
         Step::Filter(code) => raw::install_filter(code).map_err(errno),
         Step::Capabilities { keep, last } => limit_capabilities(*keep, *last),
         Step::Identity { uid, gid, groups } => {
@@ -316,6 +322,16 @@ fn session(streams: &[Arc<OwnedFd>; 3], terminal: bool) -> rustix::io::Result<()
         raw::duplicate_onto(from, to).map_err(errno)?;
     }
     raw::close_on_exec_from(3).map_err(errno)
+}
+
+/// Newer kernels keep a file for AppArmor alone; the other belongs to whichever security module comes first.
+fn confine(order: &CStr) -> rustix::io::Result<()> {
+    let open = |path: &CStr| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let file = match open(c"/proc/thread-self/attr/apparmor/exec") {
+        Err(Errno::NOENT) => open(c"/proc/thread-self/attr/exec")?,
+        other => other?,
+    };
+    rustix::io::write(file, order.to_bytes()).map(drop)
 }
 
 fn limit_capabilities(keep: CapabilitySet, last: u32) -> rustix::io::Result<()> {

@@ -14,7 +14,7 @@ use std::path::Path;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Devices that an insecure one has as well, when the host has them.
-const INSECURE: [&str; 14] = [
+pub(crate) const INSECURE: [&str; 14] = [
     "kmsg",
     "cuse",
     "fuse",
@@ -42,7 +42,7 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// The size of `/dev/shm` when nobody asks for another.
-const SHM_SIZE: u64 = 64 << 20;
+pub(crate) const SHM_SIZE: u64 = 64 << 20;
 
 /// Fills `dev` of the memory tree, and returns the devices to be mounted in it: the host's own nodes, each a mount of its
 /// own, because device files work on no other mount of a container.
@@ -97,7 +97,7 @@ pub(crate) fn given(
     open_node(source).map(Given::Host)
 }
 
-fn node(name: &str) -> Result<OwnedFd> {
+pub(crate) fn node(name: &str) -> Result<OwnedFd> {
     open_node(&Path::new("/dev").join(name))
 }
 

@@ -1,13 +1,14 @@
 //! Runs the process of a build step, shielded from the builder and from its neighbours.
 //!
 //! Lives here: the [`Sandbox`] trait, what a container and its processes are made of ([`spec`]), and the levels of isolation:
-//! namespaces made by root, namespaces in a user namespace, a changed root. Must never live here: snapshots and file operations (a [`Mount`](cooper_mount::Mount) comes
+//! namespaces made by root, namespaces in a user namespace, a changed root; and another program's namespaces ([`Runtime`]). Must never live here: snapshots and file operations (a [`Mount`](cooper_mount::Mount) comes
 //! in from outside), sessions, secrets or caches (they come as plain [`ContainerMount`]s), anything of the wire.
 //!
 //! Nothing is ever mounted in the mount namespace of the builder: mounts are made detached and attached inside the
 //! container's own namespace, so the end of the container, or of the builder, is the end of the mounts.
 
 mod abilities;
+mod apparmor;
 mod capabilities;
 mod cgroup;
 #[allow(unsafe_code, reason = "the child's side of a shared address space")]
@@ -29,6 +30,7 @@ mod process;
 #[allow(unsafe_code, reason = "system calls that no library offers")]
 mod raw;
 mod running;
+mod runtime;
 mod seccomp;
 pub mod spec;
 pub mod userns;
@@ -37,10 +39,11 @@ pub use chroot::Chroot;
 pub use error::{Error, Result};
 pub use io::{Output, OutputStreams, ProcessIo, Stdin, Terminal};
 pub use namespaces::Namespaces;
-pub use probe::{Attempt, Report, open};
+pub use probe::{Attempt, Isolation, Report, open};
+pub use runtime::Runtime;
 pub use spec::{
-    ContainerMount, ContainerSpec, DnsConfig, Host, MountKind, Network, ProcessSpec, Resources, Security, Ulimit,
-    WinSize,
+    ContainerMount, ContainerSpec, DnsConfig, Hook, HookPoint, Host, MountKind, Network, ProcessSpec, Resources,
+    Security, Ulimit, WinSize,
 };
 
 use async_trait::async_trait;
@@ -51,6 +54,11 @@ use std::time::Duration;
 pub trait Sandbox: Send + Sync {
     /// How processes are shielded; named in the worker's labels.
     fn level(&self) -> Level;
+
+    /// The program that runs containers, as it calls itself; none when nothing but this crate does.
+    fn runtime(&self) -> Option<&str> {
+        None
+    }
 
     /// Builds the container of `spec` and runs `init` in it as its first process.
     ///

@@ -46,6 +46,11 @@ pub(crate) fn parse(limit: &Ulimit) -> Result<(Resource, Rlimit)> {
     Ok((*resource, rlimit))
 }
 
+/// The name in configurations of containers, such as `RLIMIT_NOFILE`.
+pub(crate) fn configured_name(limit: &Ulimit) -> String {
+    format!("RLIMIT_{}", limit.name.to_ascii_uppercase())
+}
+
 /// Why setting a limit was refused, in words.
 pub(crate) fn describe(resource: Resource, wanted: Rlimit) -> String {
     let name = NAMES.iter().find(|(_, r)| *r == resource).map_or("?", |(name, _)| name);

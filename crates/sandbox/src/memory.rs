@@ -79,14 +79,30 @@ impl MemoryTree {
     pub(crate) fn file(&self, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<String> {
         let name = format!("files/{}", self.files.get());
         self.files.set(self.files.get() + 1);
+        self.put(&name, content, mode, uid, gid)?;
+        Ok(name)
+    }
+
+    /// Makes a file of a given name, for root alone.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.put(name, content, 0o600, 0, 0)
+    }
+
+    /// What is in a file of the tree; none that isn't there or isn't text.
+    pub(crate) fn read(&self, name: &str) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat2(&self.tree, name, flags, Mode::empty(), ResolveFlags::BENEATH).ok()?;
+        std::io::read_to_string(File::from(fd)).ok()
+    }
+
+    fn put(&self, name: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<()> {
         let write = || -> std::io::Result<()> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&self.tree, name.as_str(), flags, Mode::RUSR)?;
+            let fd = rustix::fs::openat(&self.tree, name, flags, Mode::RUSR)?;
             rustix::fs::fchown(&fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
             File::from(fd).write_all(content)
         };
-        write().map_err(Error::setup("write a file in memory"))?;
-        Ok(name)
+        write().map_err(Error::setup("write a file in memory"))
     }
 }

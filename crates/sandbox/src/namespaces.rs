@@ -5,12 +5,13 @@
 //! that thread ends, so nothing that was started survives the builder, however the builder ends.
 
 use crate::abilities::Abilities;
+use crate::apparmor;
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
 use crate::io::ProcessIo;
 use crate::plan::{self, Inside};
-use crate::process;
+use crate::process::{self, Shield};
 use crate::raw::{self, Reaped};
 use crate::running::{Ended, First, Ready, Running, on_own_thread, status};
 use crate::spec::{ContainerSpec, ProcessSpec};
@@ -29,13 +30,16 @@ pub struct Namespaces {
     host: Arc<Host>,
 }
 
+/// What holds for every container.
 #[derive(Debug)]
-struct Host {
+pub(crate) struct Host {
     /// In a user namespace: what that leaves of the kernel's file systems.
-    abilities: Abilities,
+    pub(crate) abilities: Abilities,
     /// An existing directory: trees are attached over it in the child's namespace, on their way to the new root.
-    state: PathBuf,
-    hierarchies: Hierarchies,
+    pub(crate) state: PathBuf,
+    pub(crate) hierarchies: Hierarchies,
+    /// The profile of AppArmor by which processes are confined.
+    pub(crate) apparmor: Option<String>,
 }
 
 impl Namespaces {
@@ -47,6 +51,22 @@ impl Namespaces {
     /// # Errors
     /// The state directory can't be made, or this process isn't privileged to make namespaces.
     pub fn open(state: &Path) -> Result<Self> {
+        Self::confined(state, None)
+    }
+
+    /// The same, with every process confined by a profile of AppArmor.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where the profile would not hold.
+    pub fn confined(state: &Path, apparmor: Option<String>) -> Result<Self> {
+        Ok(Self { host: Arc::new(Host::prepare(state, apparmor)?) })
+    }
+}
+
+impl Host {
+    /// Makes a state directory, sweeps it, and finds out what this process can do.
+    pub(crate) fn prepare(state: &Path, apparmor: Option<String>) -> Result<Self> {
+        apparmor.as_deref().map(apparmor::check).transpose()?;
         for dir in [state.to_owned(), plan::scratch_dir(state), cgroup_records(state)] {
             fs::create_dir_all(&dir).map_err(Error::setup(format!("create directory {}", dir.display())))?;
         }
@@ -63,7 +83,7 @@ impl Namespaces {
         sweep(&state);
         let hierarchies = Hierarchies::detect();
         let abilities = Abilities::probe(&hierarchies)?;
-        Ok(Self { host: Arc::new(Host { abilities, state, hierarchies }) })
+        Ok(Self { abilities, state, hierarchies, apparmor })
     }
 }
 
@@ -79,7 +99,7 @@ pub(crate) fn cgroup_records(state: &Path) -> PathBuf {
 }
 
 /// Removes the groups that a note tells of, and then the note.
-fn remove_noted(note: &Path) {
+pub(crate) fn remove_noted(note: &Path) {
     let text = fs::read_to_string(note).unwrap_or_default();
     let stays = text.lines().filter(|dir| !cgroup::remove_stale(Path::new(dir))).count();
     if stays == 0 {
@@ -114,7 +134,7 @@ impl Sandbox for Namespaces {
     }
 }
 
-fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     let plain = !id.is_empty()
         && id.len() <= 128
         && id.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -166,14 +186,14 @@ impl Container for First<Arc<Details>> {
 }
 
 /// The cgroup of a container, with the note by which a later builder finds it.
-struct GroupGuard<'a> {
+pub(crate) struct GroupGuard<'a> {
     cgroup: Option<&'a Cgroup>,
     record: PathBuf,
 }
 
 impl<'a> GroupGuard<'a> {
-    fn new(host: &Host, id: &str, cgroup: Option<&'a Cgroup>) -> Self {
-        let record = cgroup_records(&host.state).join(id);
+    pub(crate) fn new(state: &Path, id: &str, cgroup: Option<&'a Cgroup>) -> Self {
+        let record = cgroup_records(state).join(id);
         Self { cgroup, record }
     }
 }
@@ -196,7 +216,7 @@ fn run_container(
     ready: Ready<Arc<Details>>,
     ended: Ended,
 ) {
-    let plan = match plan::plan(&host.state, &host.hierarchies, &host.abilities, spec, init, io) {
+    let plan = match plan::plan(host, spec, init, io) {
         Ok(plan) => plan,
         Err(e) => {
             // Its groups may have been made before the plan came to nothing.
@@ -206,7 +226,7 @@ fn run_container(
     };
     let plan::Plan { program, namespaces, birthplace, cgroup, terminal, warnings, mut remains, inside } = plan;
     let guard_group = cgroup.clone();
-    let group = GroupGuard::new(host, &spec.id, guard_group.as_ref());
+    let group = GroupGuard::new(&host.state, &spec.id, guard_group.as_ref());
     let started =
         program.start(namespaces, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, init));
     // Closes this side's copies of the streams, so that their readers see the end.
@@ -289,7 +309,8 @@ fn enter(
         libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
     program.push(Step::Enter(container.clone(), kinds));
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
-    process::finish(&mut program, spec, &user, &streams, cwd, inside.security.into())?;
+    let shield = Shield::of(inside.security, inside.apparmor.as_deref());
+    process::finish(&mut program, spec, &user, &streams, cwd, shield)?;
     let terminal = streams.master.take();
     drop(streams);
     // Decides where this thread's children are born; the thread ends with the process.
@@ -300,7 +321,7 @@ fn enter(
 }
 
 /// What the cgroup counted, and where there is none what the kernel keeps of every process that was waited for.
-fn total_usage(cgroup: Option<&Cgroup>, reaped: &Reaped) -> ResourceUsage {
+pub(crate) fn total_usage(cgroup: Option<&Cgroup>, reaped: &Reaped) -> ResourceUsage {
     let counted = cgroup.map(Cgroup::usage).unwrap_or_default();
     let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
     // ru_maxrss is in KiB, block counts are in units of 512 bytes (getrusage(2)).

@@ -1,8 +1,7 @@
 //! From a [`ContainerSpec`] to a child's program: every tree is assembled detached, every mount point found or made, every
 //! step written down, before any process exists.
 
-use crate::abilities::Abilities;
-use crate::cgroup::{Cgroup, Extent, Hierarchies};
+use crate::cgroup::{Cgroup, Extent};
 use crate::child::{Program, Source, Step};
 use crate::devices;
 use crate::error::{Error, Result};
@@ -10,7 +9,8 @@ use crate::files;
 use crate::io::ProcessIo;
 use crate::layout::{Kind, Layout, Lifetime, Stub};
 use crate::memory::MemoryTree;
-use crate::process::{self, c_string};
+use crate::namespaces::Host;
+use crate::process::{self, Shield, c_string};
 use crate::raw;
 use crate::spec::{ContainerMount, ContainerSpec, MountKind, Network, ProcessSpec, Security};
 use cooper_mount::{Mount, OverlayUpper};
@@ -18,20 +18,20 @@ use cooper_rooted::mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 
 /// Hidden from steps: what tells about or reaches into the machine.
-const MASKED: [&CStr; 11] = [
+pub(crate) const MASKED: [&CStr; 11] = [
     c"/proc/asound",
     c"/proc/acpi",
     c"/proc/kcore",
@@ -46,7 +46,8 @@ const MASKED: [&CStr; 11] = [
 ];
 
 /// Settings of the machine that steps may read and not change.
-const READ_ONLY: [&CStr; 5] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&CStr; 5] =
+    [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
 
 /// Everything needed to start a container and to clean up after it.
 pub(crate) struct Plan {
@@ -66,13 +67,14 @@ pub(crate) struct Inside {
     pub(crate) root: Arc<OwnedFd>,
     pub(crate) terminals: Arc<OwnedFd>,
     pub(crate) security: Security,
+    pub(crate) apparmor: Option<String>,
 }
 
 /// What was made outside of the container for it, and goes with it.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
-    stubs: Vec<Stub>,
-    scratch: Option<Scratch>,
+    pub(crate) stubs: Vec<Stub>,
+    pub(crate) scratch: Option<Scratch>,
 }
 
 impl Remains {
@@ -111,20 +113,13 @@ pub(crate) fn scratch_dir(state: &Path) -> PathBuf {
 }
 
 /// Writes the program for `spec` and its first process.
-pub(crate) fn plan(
-    state: &Path,
-    hierarchies: &Hierarchies,
-    abilities: &Abilities,
-    spec: &ContainerSpec,
-    init: &ProcessSpec,
-    io: ProcessIo,
-) -> Result<Plan> {
-    match Builder::new(state, abilities, spec, spec.rootfs.clone(), None)?.build(hierarchies, init, io) {
+pub(crate) fn plan(host: &Host, spec: &ContainerSpec, init: &ProcessSpec, io: ProcessIo) -> Result<Plan> {
+    match Builder::new(host, spec, spec.rootfs.clone(), None)?.build(init, io) {
         Err(Refused::ReadOnly(io)) => {
             // Something is missing from a root that can't be written to: it is made in a layer that is thrown away.
-            let (root, scratch) = throwaway_layer(state, spec)?;
-            let builder = Builder::new(state, abilities, spec, root, Some(scratch))?;
-            builder.build(hierarchies, init, io).map_err(|refused| match refused {
+            let (root, scratch) = throwaway_layer(&host.state, spec)?;
+            let builder = Builder::new(host, spec, root, Some(scratch))?;
+            builder.build(init, io).map_err(|refused| match refused {
                 Refused::ReadOnly(_) => Error::Mount { dest: "/".into(), source: Errno::ROFS.into() },
                 Refused::Error(e) => e,
             })
@@ -146,7 +141,7 @@ impl From<Error> for Refused {
     }
 }
 
-fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mount, Scratch)> {
+pub(crate) fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mount, Scratch)> {
     let dir = scratch_dir(state).join(&spec.id);
     let make = |path: &Path| {
         std::fs::create_dir_all(path).map_err(Error::setup(format!("create directory {}", path.display())))
@@ -163,8 +158,8 @@ fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mount, Scratch
 }
 
 struct Builder<'a> {
+    host: &'a Host,
     state: CString,
-    abilities: &'a Abilities,
     spec: &'a ContainerSpec,
     root: Arc<OwnedFd>,
     layout: Layout,
@@ -176,13 +171,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(
-        state: &Path,
-        abilities: &'a Abilities,
-        spec: &'a ContainerSpec,
-        root: Mount,
-        scratch: Option<Scratch>,
-    ) -> Result<Self> {
+    fn new(host: &'a Host, spec: &'a ContainerSpec, root: Mount, scratch: Option<Scratch>) -> Result<Self> {
         let tree = mount::detached(&root).map_err(|source| Error::Tree { dest: "/".into(), source })?;
         let tree = Arc::new(tree);
         raw::set_mount(tree.as_fd(), device_attribute(spec), 0)
@@ -192,8 +181,8 @@ impl<'a> Builder<'a> {
             _ => 0,
         });
         Ok(Self {
-            state: c_string("state directory", state.as_os_str().as_bytes())?,
-            abilities,
+            host,
+            state: c_string("state directory", host.state.as_os_str().as_bytes())?,
             spec,
             layout: Layout::new(tree.clone()),
             root: tree,
@@ -204,14 +193,9 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn build(
-        mut self,
-        hierarchies: &Hierarchies,
-        init: &ProcessSpec,
-        io: ProcessIo,
-    ) -> std::result::Result<Plan, Refused> {
-        let (cgroup, warnings) = self.cgroup(hierarchies);
-        let prepared = self.surroundings(hierarchies, cgroup.as_ref(), init);
+    fn build(mut self, init: &ProcessSpec, io: ProcessIo) -> std::result::Result<Plan, Refused> {
+        let (cgroup, warnings) = self.cgroup();
+        let prepared = self.surroundings(cgroup.as_ref(), init);
         let (terminals, cwd) = match prepared {
             Ok(prepared) => prepared,
             Err(Error::Mount { source, .. })
@@ -232,22 +216,16 @@ impl<'a> Builder<'a> {
     }
 
     /// The container's group, made before anything of it is shown.
-    fn cgroup(&self, hierarchies: &Hierarchies) -> (Option<Cgroup>, Vec<String>) {
+    fn cgroup(&self) -> (Option<Cgroup>, Vec<String>) {
         let spec = self.spec;
-        let state = Path::new(OsStr::from_bytes(self.state.as_bytes()));
-        let note = crate::namespaces::cgroup_records(state).join(&spec.id);
+        let note = crate::namespaces::cgroup_records(&self.host.state).join(&spec.id);
         let extent = if spec.security == Security::Insecure { Extent::All } else { Extent::Needed };
-        hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources, extent, &note)
+        self.host.hierarchies.create(spec.cgroup_parent.as_deref(), &spec.id, &spec.resources, extent, &note)
     }
 
     /// Everything that makes mount points.
-    fn surroundings(
-        &mut self,
-        hierarchies: &Hierarchies,
-        cgroup: Option<&Cgroup>,
-        init: &ProcessSpec,
-    ) -> Result<(Arc<OwnedFd>, PathBuf)> {
-        let terminals = self.system_mounts(hierarchies)?;
+    fn surroundings(&mut self, cgroup: Option<&Cgroup>, init: &ProcessSpec) -> Result<(Arc<OwnedFd>, PathBuf)> {
+        let terminals = self.system_mounts()?;
         if let Some(cgroup) = cgroup.filter(|_| self.spec.security == Security::Insecure) {
             self.legacy_groups(cgroup)?;
         }
@@ -308,7 +286,7 @@ impl<'a> Builder<'a> {
     }
 
     fn mount_new(&mut self, kind: &'static CStr, attributes: u64, at: &'static CStr) {
-        if self.abilities.user_namespace {
+        if self.host.abilities.user_namespace {
             let slot = self.program.slot();
             self.program.push(Step::MakeMount { kind, attributes, slot });
             self.later.push(Step::AttachSlot { slot, target: at.to_owned() });
@@ -327,10 +305,10 @@ impl<'a> Builder<'a> {
     }
 
     /// `/proc`, `/dev` with what is in it, `/sys`. Returns the file system of terminals.
-    fn system_mounts(&mut self, hierarchies: &Hierarchies) -> Result<Arc<OwnedFd>> {
+    fn system_mounts(&mut self) -> Result<Arc<OwnedFd>> {
         // The memory tree must be in the namespace before parts of it can be cloned.
         self.program.push(Step::Stage(self.memory.tree(), self.state.clone()));
-        if self.abilities.proc {
+        if self.host.abilities.proc {
             self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
         } else {
             self.show("/proc", NOSUID | NOEXEC | NODEV)?;
@@ -353,17 +331,17 @@ impl<'a> Builder<'a> {
         self.layout.cover(at, Some(terminals.clone()));
         let shm = devices::shm(self.spec.shm_size)?;
         self.attach(Path::new("/dev/shm"), Kind::Directory, Lifetime::Stays, shm)?;
-        if self.abilities.mqueue {
+        if self.host.abilities.mqueue {
             self.new_mount(c"mqueue", NOSUID | NOEXEC | NODEV, c"/dev/mqueue")?;
         }
         let seal = if insecure { 0 } else { RDONLY };
         let own_network = self.spec.network != Network::Host;
-        if if own_network { self.abilities.sys_with_network } else { self.abilities.sys } {
+        if if own_network { self.host.abilities.sys_with_network } else { self.host.abilities.sys } {
             self.new_mount(c"sysfs", NOSUID | NOEXEC | NODEV | seal, c"/sys")?;
         } else {
             self.show("/sys", NOSUID | NOEXEC | NODEV | RDONLY)?;
         }
-        if self.abilities.cgroup && hierarchies.unified() {
+        if self.host.abilities.cgroup && self.host.hierarchies.unified() {
             self.mount_new(c"cgroup2", NOSUID | NOEXEC | NODEV | seal, c"/sys/fs/cgroup");
         }
         Ok(terminals)
@@ -409,11 +387,7 @@ impl<'a> Builder<'a> {
 
     fn mount(&mut self, mount: &ContainerMount) -> Result<()> {
         let dest = &mount.dest;
-        let plain = dest.components().any(|c| matches!(c, std::path::Component::Normal(_)));
-        if !dest.is_absolute() || !plain {
-            let why = "a mount needs an absolute path other than /";
-            return Err(Error::Invalid(format!("mount destination {:?}: {why}", dest.display())));
-        }
+        check_destination(dest)?;
         let lifetime = if self.spec.remove_stubs_recursive { Lifetime::Everything } else { Lifetime::MountPoint };
         let seal = if mount.readonly { RDONLY } else { 0 };
         let at = |source: io::Error| Error::Mount { dest: dest.clone(), source };
@@ -505,7 +479,7 @@ impl<'a> Builder<'a> {
         let sealed = self.spec.readonly_rootfs || self.spec.rootfs.readonly();
         let writable = self.scratch.is_some() || !self.spec.rootfs.readonly();
         let source = if sealed && writable { self.seal_root() } else { Source::Tree(self.root.clone()) };
-        let Self { state, abilities: _, spec, root, layout, memory: _, program: staged, later, scratch } = self;
+        let Self { host, state, spec, root, layout, memory: _, program: staged, later, scratch } = self;
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
@@ -547,7 +521,8 @@ impl<'a> Builder<'a> {
             program.extend(MASKED.map(Step::Mask));
             program.extend(READ_ONLY.map(Step::ReadOnly));
         }
-        process::finish(&mut program, init, &user, &streams, cwd, spec.security.into())?;
+        let shield = Shield::of(spec.security, host.apparmor.as_deref());
+        process::finish(&mut program, init, &user, &streams, cwd, shield)?;
         Ok(Plan {
             program,
             namespaces: namespaces as u64,
@@ -556,22 +531,31 @@ impl<'a> Builder<'a> {
             terminal: streams.master.take(),
             warnings,
             remains,
-            inside: Inside { root, terminals, security: spec.security },
+            inside: Inside { root, terminals, security: spec.security, apparmor: host.apparmor.clone() },
         })
     }
 }
 
 /// Device files of images and of steps don't work, except those of `/dev`: what a step can reach must not depend on what it can
 /// write into a tree.
-fn device_attribute(spec: &ContainerSpec) -> u64 {
+pub(crate) fn device_attribute(spec: &ContainerSpec) -> u64 {
     if spec.security == Security::Insecure { 0 } else { NODEV }
+}
+
+/// Whether something can be mounted there.
+pub(crate) fn check_destination(dest: &Path) -> Result<()> {
+    if dest.is_absolute() && dest.components().any(|c| matches!(c, std::path::Component::Normal(_))) {
+        return Ok(());
+    }
+    let why = "a mount needs an absolute path other than /";
+    Err(Error::Invalid(format!("mount destination {:?}: {why}", dest.display())))
 }
 
 fn target(path: &Path) -> Result<CString> {
     c_string("path", path.as_os_str().as_bytes())
 }
 
-fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
+pub(crate) fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
     let stat = rustix::fs::fstat(fd)?;
     Ok(if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { Kind::Directory } else { Kind::File })
 }

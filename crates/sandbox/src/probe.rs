@@ -3,10 +3,23 @@
 use crate::chroot::Chroot;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespaces;
-use crate::{Level, Sandbox, userns};
+use crate::runtime::Runtime;
+use crate::{Level, Sandbox, apparmor, userns};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// How processes are to be shielded.
+#[derive(Debug, Clone, Default)]
+pub struct Isolation {
+    /// The level; the best that works when none.
+    pub level: Option<Level>,
+    /// A program with the commands of runc that runs containers: a path, or a name to look up in `PATH`. None: nothing but
+    /// this crate does.
+    pub runtime: Option<PathBuf>,
+    /// The profile of AppArmor by which processes are confined.
+    pub apparmor: Option<String>,
+}
 
 /// What was tried, in order of preference.
 #[derive(Debug, Clone, Default)]
@@ -43,21 +56,30 @@ impl Report {
     }
 }
 
-/// Opens the best sandbox that works here, or the one of `wanted`, with a state directory of its own.
+/// Opens the best sandbox that works here, or the one that is `wanted`, with a state directory of its own.
 ///
 /// A user namespace must have been entered before, by [`userns::enter`], since only a process without threads can.
 ///
 /// # Errors
-/// None works; the message says why for each.
-pub fn open(state: &Path, wanted: Option<Level>) -> Result<(Arc<dyn Sandbox>, Report)> {
+/// None works; the message says why for each. The runtime program or the profile that is asked for can't be used: nothing else
+/// is tried in their place.
+pub fn open(state: &Path, wanted: &Isolation) -> Result<(Arc<dyn Sandbox>, Report)> {
     let own = if userns::inside() { Level::UserNamespace } else { Level::Namespaces };
     let mut report = Report::default();
+    let Isolation { level: wanted, runtime, apparmor } = wanted;
+    let wanted = *wanted;
+    if let Some(profile) = apparmor {
+        apparmor::check(profile)?;
+    }
+    if let Some(binary) = runtime {
+        return open_runtime(state, wanted, own, binary, apparmor.clone());
+    }
     if own == Level::UserNamespace {
         let refusal = Some("this process is in a user namespace".to_owned());
         report.attempts.push(Attempt { level: Level::Namespaces, refusal });
     }
     if wanted.is_none_or(|wanted| wanted == own) {
-        match Namespaces::open(state) {
+        match Namespaces::confined(state, apparmor.clone()) {
             Ok(sandbox) => {
                 report.attempts.push(Attempt { level: own, refusal: None });
                 report.shortcomings = sandbox.shortcomings();
@@ -70,7 +92,10 @@ pub fn open(state: &Path, wanted: Option<Level>) -> Result<(Arc<dyn Sandbox>, Re
             report.attempts.push(Attempt { level: Level::UserNamespace, refusal: Some(refusal) });
         }
     }
-    if wanted.is_none_or(|wanted| wanted == Level::Chroot) {
+    if apparmor.is_some() {
+        let refusal = Some("processes cannot be confined by AppArmor there".to_owned());
+        report.attempts.push(Attempt { level: Level::Chroot, refusal });
+    } else if wanted.is_none_or(|wanted| wanted == Level::Chroot) {
         match Chroot::open(state) {
             Ok(sandbox) => {
                 report.attempts.push(Attempt { level: Level::Chroot, refusal: None });
@@ -81,6 +106,28 @@ pub fn open(state: &Path, wanted: Option<Level>) -> Result<(Arc<dyn Sandbox>, Re
         }
     }
     Err(Error::NoLevel(report.text().trim_end().to_owned()))
+}
+
+/// Through a runtime program.
+fn open_runtime(
+    state: &Path,
+    wanted: Option<Level>,
+    own: Level,
+    binary: &Path,
+    apparmor: Option<String>,
+) -> Result<(Arc<dyn Sandbox>, Report)> {
+    if let Some(other) = wanted.filter(|wanted| *wanted != own) {
+        return Err(Error::Invalid(format!(
+            "{} runs build steps at the level {} here, not {}: name no runtime program, or ask for no other level",
+            binary.display(),
+            own.as_str(),
+            other.as_str()
+        )));
+    }
+    let sandbox = Runtime::open(state, binary, apparmor)?;
+    let mut report = Report { shortcomings: sandbox.shortcomings(), ..Report::default() };
+    report.attempts.push(Attempt { level: own, refusal: None });
+    Ok((Arc::new(sandbox), report))
 }
 
 fn chain(error: &Error) -> String {

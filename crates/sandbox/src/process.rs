@@ -22,26 +22,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Where programs are looked up when the environment doesn't say.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Group of terminals, as distributions number it.
 pub(crate) const TTY_GROUP: u32 = 5;
 
 /// What holds a process beside its namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shield {
-    /// The default capabilities, the system call filter.
-    Full,
+pub(crate) enum Shield<'a> {
+    /// The default capabilities, the system call filter, and a profile of AppArmor if one is wanted.
+    Full(Option<&'a str>),
     /// The default capabilities without those that lead out of a changed root. A filter can't be had without privilege.
     Capabilities,
     /// Neither.
     Nothing,
 }
 
-impl From<Security> for Shield {
-    fn from(security: Security) -> Self {
+impl<'a> Shield<'a> {
+    /// In namespaces.
+    pub(crate) fn of(security: Security, apparmor: Option<&'a str>) -> Self {
         match security {
-            Security::Sandboxed => Self::Full,
+            Security::Sandboxed => Self::Full(apparmor),
             Security::Insecure => Self::Nothing,
         }
     }
@@ -53,6 +54,13 @@ pub(crate) struct Streams {
     terminal: bool,
     /// The controlling side.
     pub(crate) master: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// The step that gives them to the process.
+    pub(crate) fn session(&self) -> Step {
+        Step::Session { streams: self.standard.clone(), terminal: self.terminal }
+    }
 }
 
 /// Who the process runs as, from the container's own files.
@@ -140,21 +148,23 @@ pub(crate) fn finish(
     user: &ExecUser,
     streams: &Streams,
     cwd: &Path,
-    shield: Shield,
+    shield: Shield<'_>,
 ) -> Result<()> {
     for limit in &spec.ulimits {
         let (resource, value) = limits::parse(limit)?;
         program.push(Step::Limit(resource, value));
     }
     program.push(Step::Cleanse);
-    program.push(Step::Session { streams: streams.standard.clone(), terminal: streams.terminal });
+    program.push(streams.session());
     program.push(Step::WorkingDirectory(c_string("working directory", cwd.as_os_str().as_bytes())?));
-    if shield == Shield::Full {
+    if let Shield::Full(apparmor) = shield {
+        if let Some(profile) = apparmor {
+            program.push(Step::Confine(c_string("AppArmor profile", format!("exec {profile}").as_bytes())?));
+        }
         program.push(Step::Filter(seccomp::filter()));
     }
     if shield != Shield::Nothing {
-        let own = rustix::thread::capabilities(None).map_err(|e| Error::setup("read capabilities")(e.into()))?;
-        let mut keep = capabilities::DEFAULT & own.permitted;
+        let mut keep = capabilities::DEFAULT & capabilities::own()?;
         if shield == Shield::Capabilities {
             // The ways out of a changed root.
             keep -= CapabilitySet::SYS_CHROOT | CapabilitySet::MKNOD;
@@ -164,20 +174,22 @@ pub(crate) fn finish(
     let groups = userns::may_set_groups().then(|| user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect());
     program.push(Step::Identity { uid: user.uid, gid: user.gid, groups });
     program.push(Step::DieWithStarter);
-    let env = environment(spec, user)?;
+    let env = environment(spec, user);
+    let env: Vec<_> = env.iter().map(|e| c_string("environment", e.as_bytes())).collect::<Result<_>>()?;
     let args: Vec<_> = spec.args.iter().map(|arg| c_string("argument", arg.as_bytes())).collect::<Result<_>>()?;
     let candidates = candidates(spec)?;
     program.push(Step::Execute { candidates, args: StringArray::new(args), env: StringArray::new(env) });
     Ok(())
 }
 
-fn environment(spec: &ProcessSpec, user: &ExecUser) -> Result<Vec<CString>> {
-    let mut env: Vec<_> = spec.env.iter().map(|e| c_string("environment", e.as_bytes())).collect::<Result<_>>()?;
-    if !spec.env.iter().any(|e| e.starts_with("HOME=")) {
+/// The environment of the process: what it was given, and where its user is at home.
+pub(crate) fn environment(spec: &ProcessSpec, user: &ExecUser) -> Vec<String> {
+    let mut env = spec.env.clone();
+    if !env.iter().any(|e| e.starts_with("HOME=")) {
         let home = user.home.as_deref().filter(|h| !h.is_empty()).unwrap_or("/");
-        env.push(c_string("environment", format!("HOME={home}").as_bytes())?);
+        env.push(format!("HOME={home}"));
     }
-    Ok(env)
+    env
 }
 
 /// The files that the program's name can mean, in order.
@@ -227,6 +239,7 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::LoopbackUp => "bring the loopback interface up".to_owned(),
         Step::Hostname(name) => format!("set the host name {}", quoted(name)),
         Step::PrivateMounts => "separate the mounts".to_owned(),
+        Step::Unmount(path) => format!("detach {}", quoted(path)),
         Step::Stage(_, at) => format!("attach a tree at {}", quoted(at)),
         Step::EnterRoot(..) | Step::ChangeRoot(_) => "change the root".to_owned(),
         Step::Mask(path) => format!("mask {}", path.to_string_lossy()),
@@ -234,6 +247,7 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::Limit(resource, value) => limits::describe(*resource, *value),
         Step::Session { .. } => "start a session".to_owned(),
         Step::Cleanse => "reset the process state".to_owned(),
+        Step::Confine(_) => "confine the process by the AppArmor profile (is it loaded?)".to_owned(),
         Step::Filter(_) => "install the system call filter".to_owned(),
         Step::Capabilities { .. } => "drop capabilities".to_owned(),
         Step::Identity { uid, gid, .. } => format!("become user {uid} and group {gid}"),

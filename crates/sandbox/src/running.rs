@@ -7,6 +7,7 @@ use crate::raw::{self, Reaped};
 use crate::spec::WinSize;
 use crate::{ExitCause, ExitStatus, Process};
 use async_trait::async_trait;
+use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
@@ -40,6 +41,8 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
 /// A running process, from outside.
 pub(crate) struct Running {
     pidfd: Arc<OwnedFd>,
+    /// Whom signals are for, when the process only stands for another.
+    behind: Option<OwnedFd>,
     /// Set before the caller sees it.
     end: Option<watch::Receiver<Option<std::result::Result<ExitStatus, String>>>>,
     /// The controlling side of the terminal, as it is and as it is handed out.
@@ -49,7 +52,14 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(pidfd: OwnedFd, master: Option<OwnedFd>) -> Self {
-        Self { pidfd: Arc::new(pidfd), end: None, master, terminal: None }
+        Self { pidfd: Arc::new(pidfd), behind: None, end: None, master, terminal: None }
+    }
+
+    /// The same for a runtime program that runs the process; signals are for `process`, where that is known.
+    pub(crate) fn standing_for(process: Option<OwnedFd>, pidfd: OwnedFd, master: Option<OwnedFd>) -> Self {
+        let mut running = Self::new(pidfd, master);
+        running.behind = process;
+        running
     }
 
     /// The process's descriptor.
@@ -63,7 +73,8 @@ impl Running {
     }
 
     fn send(&self, number: i32) -> Result<()> {
-        raw::signal(self.pidfd.as_fd(), number).map_err(Error::setup(format!("send signal {number}")))
+        let to = self.behind.as_ref().unwrap_or(&self.pidfd);
+        raw::signal(to.as_fd(), number).map_err(Error::setup(format!("send signal {number}")))
     }
 }
 
@@ -85,9 +96,17 @@ impl Process for Running {
 
     fn resize(&self, size: WinSize) -> Result<()> {
         match &self.master {
-            Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal")),
-            None => Ok(()),
+            Some(terminal) => process::set_size(terminal, size).map_err(Error::setup("resize the terminal"))?,
+            None => return Ok(()),
         }
+        // Not every runtime program passes sizes on to the terminal that the process has. It isn't kept open, since whoever
+        // reads from the other side waits for its end.
+        if let Some(process) = &self.behind {
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let inner = rustix::fs::openat(process, c"fd/0", flags, Mode::empty());
+            let _ = inner.map(|inner| process::set_size(&inner, size)); // the process may have ended, or closed it
+        }
+        Ok(())
     }
 
     fn take_terminal(&mut self) -> Option<Terminal> {
@@ -98,6 +117,9 @@ impl Process for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.send(libc::SIGKILL);
+        if self.behind.is_some() {
+            let _ = raw::signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::network::NetworkNamespace;
 use cooper_mount::Mount;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A container: a root file system and what surrounds the processes in it.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct ContainerSpec {
     pub shm_size: Option<u64>,
     /// After the end also remove directories above mount points when they were made for them and are empty.
     pub remove_stubs_recursive: bool,
+    /// Programs of the host to run at points of the container's life, in order.
+    pub hooks: Vec<Hook>,
 }
 
 /// The host name of containers that ask for none.
@@ -59,6 +62,7 @@ impl ContainerSpec {
             resources: Resources::default(),
             shm_size: None,
             remove_stubs_recursive: false,
+            hooks: Vec::new(),
         }
     }
 }
@@ -184,6 +188,63 @@ pub enum MountKind {
         /// Group.
         gid: u32,
     },
+}
+
+/// A program of the host that is run for a container (OCI runtime specification, `config`, POSIX-platform Hooks). It gets the
+/// container's state as JSON on its standard input. One that fails before the process runs fails the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// When.
+    pub point: HookPoint,
+    /// The program, absolute: on the host, or in the container for [`HookPoint::StartContainer`].
+    pub path: PathBuf,
+    /// Its arguments, the first being its name.
+    pub args: Vec<String>,
+    /// Its whole environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// After which it is ended and counts as failed.
+    pub timeout: Option<Duration>,
+}
+
+/// When a [`Hook`] runs, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookPoint {
+    /// The namespaces are made; outside of them. The old name of the next.
+    Prestart,
+    /// The namespaces are made; outside of them.
+    CreateRuntime,
+    /// The mounts are in place, the root is not yet changed; inside the namespaces.
+    CreateContainer,
+    /// Before the process is executed; inside the container.
+    StartContainer,
+    /// The process runs; outside.
+    Poststart,
+    /// The container is gone; outside. A failure is only reported.
+    Poststop,
+}
+
+impl HookPoint {
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] = [
+        Self::Prestart,
+        Self::CreateRuntime,
+        Self::CreateContainer,
+        Self::StartContainer,
+        Self::Poststart,
+        Self::Poststop,
+    ];
+
+    /// The name in configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prestart => "prestart",
+            Self::CreateRuntime => "createRuntime",
+            Self::CreateContainer => "createContainer",
+            Self::StartContainer => "startContainer",
+            Self::Poststart => "poststart",
+            Self::Poststop => "poststop",
+        }
+    }
 }
 
 /// A process.

@@ -8,6 +8,7 @@ use crate::tools;
 /// Programs that tests call, and the Debian packages that have them.
 const NEEDED: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
+    ("crun", "crun"),
     ("docker-registry", "docker-registry"),
     ("git", "git"),
     ("gpg", "gnupg"),
@@ -16,6 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("podman", "podman"),
     ("qemu-aarch64-static", "qemu-user-static"),
+    ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("ssh-keygen", "openssh-client"),
     ("umoci", "umoci"),

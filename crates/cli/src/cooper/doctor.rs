@@ -24,8 +24,8 @@ pub fn run(flags: &DoctorFlags) -> Result<()> {
     let mut text = format!("state directory  {}\n", root.display());
     let _ = writeln!(text, "user             {}", user());
     text.push_str("\nisolation of build steps, best first:\n");
-    let wanted = cooper_daemon::isolation()?;
-    let outcome = cooper_sandbox::open(&scratch.0.join("sandbox"), wanted);
+    let wanted = cooper_sandbox::Isolation { level: cooper_daemon::isolation()?, ..Default::default() };
+    let outcome = cooper_sandbox::open(&scratch.0.join("sandbox"), &wanted);
     match &outcome {
         Ok((sandbox, report)) => {
             text.push_str(&indented(&report.text()));

@@ -230,7 +230,7 @@ fn refusals() {
         ("", &["--allow-insecure-entitlement=all"], "invalid entitlement : all"),
         ("", &["--group=no-such-group"], "unknown group no-such-group"),
         ("[system]\nmaxRegistryConcurrency = 0", &[], "must be greater than zero"),
-        ("", &["--oci-worker-apparmor-profile=p"], "steps cannot be confined by an AppArmor profile"),
+        ("", &["--oci-worker-selinux"], "steps cannot be labelled for SELinux"),
         ("[cache.gha.verify]\nrequired = true", &[], "can be neither signed nor verified"),
         ("[cache.gha.sign]\ncommand = [\"s\"]", &[], "can be neither signed nor verified"),
     ] {

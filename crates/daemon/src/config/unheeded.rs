@@ -16,8 +16,6 @@ pub fn unheeded(config: &DaemonConfig) -> Vec<String> {
             "worker.oci.stargzSnapshotter",
             "layers are fetched when they are needed, whatever their format",
         ),
-        (oci.selinux, "worker.oci.selinux", "steps are not labelled"),
-        (!oci.binary.is_empty(), "worker.oci.binary", "steps are run by the built-in sandbox, not by another program"),
         (
             oci.no_process_sandbox,
             "worker.oci.noProcessSandbox",
@@ -53,10 +51,8 @@ mod tests {
         for (text, expected) in [
             ("", None),
             ("[worker.oci]\nsnapshotter = \"native\"", None),
-            ("[worker.oci]\nselinux = true", Some("worker.oci.selinux")),
             ("[worker.oci]\nproxySnapshotterPath = \"/s\"", Some("worker.oci.proxySnapshotterPath")),
             ("[worker.oci.stargzSnapshotter]\nnoprefetch = true", Some("worker.oci.stargzSnapshotter")),
-            ("[worker.oci]\nbinary = \"crun\"", Some("worker.oci.binary")),
             ("[worker.oci]\nnoProcessSandbox = true", Some("worker.oci.noProcessSandbox")),
             ("[grpc]\nsecurityDescriptor = \"D:\"", Some("grpc.securityDescriptor")),
             ("[otel]\nsocketPath = \"/o\"", Some("otel.socketPath")),

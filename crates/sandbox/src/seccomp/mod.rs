@@ -7,7 +7,10 @@
 //! The filter is assembled here and not by a library because it spans two architectures and has two kinds of refusal.
 
 mod bpf;
+mod profile;
 mod table;
+
+pub(crate) use profile::profile;
 
 use bpf::{Insn, Leaf, decide};
 use std::sync::OnceLock;
