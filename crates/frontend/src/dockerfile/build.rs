@@ -26,6 +26,8 @@ pub struct Prepared<'a> {
     pub request: &'a Request,
     pub main: &'a MainContext,
     pub files: &'a Fetched,
+    /// Patterns of the ignore file.
+    pub ignore: Vec<String>,
     pub source: &'a Arc<Source>,
 }
 
@@ -60,7 +62,7 @@ impl Prepared<'_> {
         platform: Option<Platform>,
         all_stages: bool,
     ) -> Result<Lowered, lower::Error> {
-        let options = self.request.lower_options(platform, self.main, self.files);
+        let options = self.request.lower_options(platform, self);
         let options = lower::Options { all_stages, ..options };
         let resolver = Resolver { bridge: self.bridge, request: self.request, main: self.main };
         Box::pin(lower::lower(dockerfile, &options, &resolver)).await

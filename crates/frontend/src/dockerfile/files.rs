@@ -10,27 +10,25 @@ use cooper_oci::Digest;
 
 const IGNORE_FILE: &str = ".dockerignore";
 
-/// What was fetched.
+/// The Dockerfile and where it came from.
 pub struct Fetched {
-    /// The Dockerfile.
+    /// Its text.
     pub dockerfile: Vec<u8>,
-    /// Patterns of the ignore file.
-    pub ignore: Vec<String>,
-    /// Where the Dockerfile came from.
+    /// What loads it.
     pub definition: pb::Definition,
-    /// The vertex that the Dockerfile came from.
+    /// The vertex that it came from.
     pub vertex: Digest,
+    source: Ref,
 }
 
-/// Fetches both, side by side. Other people's contexts bring no ignore file: they hold what they hold.
+/// Fetches the Dockerfile, with the ignore file that is its own.
 pub async fn fetch(bridge: &Bridge, request: &Request, main: &MainContext) -> Result<Fetched, BuildError> {
     let name = &main.filename;
     let lower = lower_case(name);
-    let own_ignore = format!("{name}{IGNORE_FILE}");
     let source = match &main.dockerfile {
         DockerfileSource::Output(output) => context::load(bridge, output).await?,
         DockerfileSource::Local(directory) => {
-            let wanted = [Some(name.clone()), Some(own_ignore.clone()), lower.clone()];
+            let wanted = [Some(name.clone()), Some(own_ignore_file(name)), lower.clone()];
             let local = Local {
                 follow_paths: wanted.into_iter().flatten().collect(),
                 shared_key_hint: directory.clone(),
@@ -41,20 +39,33 @@ pub async fn fetch(bridge: &Bridge, request: &Request, main: &MainContext) -> Re
             context::load(bridge, &local.output(directory, shown)).await?
         }
     };
-    let dockerfile = read_dockerfile(&source, name, lower.as_deref());
-    let ignore = async {
+    let dockerfile = read_dockerfile(&source, name, lower.as_deref()).await?;
+    let (definition, vertex) = (source.definition().clone(), source.edge().vertex.clone());
+    Ok(Fetched { dockerfile, definition, vertex, source })
+}
+
+impl Fetched {
+    /// Patterns of the ignore file: the Dockerfile's own one, or that of the context. Other people's contexts bring
+    /// none: they hold what they hold.
+    pub async fn ignore(
+        &self,
+        bridge: &Bridge,
+        request: &Request,
+        main: &MainContext,
+    ) -> Result<Vec<String>, BuildError> {
         if main.files.is_some() {
             return Ok(Vec::new());
         }
-        let patterns = match source.read_file(&own_ignore).await? {
+        let patterns = match self.source.read_file(&own_ignore_file(&main.filename)).await? {
             Some(own) => Some(own),
             None => context_ignore(bridge, request, &main.local).await?,
         };
         Ok(patterns.map(|bytes| cooper_fsmatch::parse_ignore_file(&bytes)).unwrap_or_default())
-    };
-    let (dockerfile, ignore) = futures::try_join!(dockerfile, ignore)?;
-    let vertex = source.edge().vertex.clone();
-    Ok(Fetched { dockerfile, ignore, definition: source.definition().clone(), vertex })
+    }
+}
+
+fn own_ignore_file(dockerfile: &str) -> String {
+    format!("{dockerfile}{IGNORE_FILE}")
 }
 
 async fn read_dockerfile(source: &Ref, name: &str, lower: Option<&str>) -> Result<Vec<u8>, BuildError> {

@@ -75,7 +75,8 @@ impl Frontend for Dockerfile {
             return Err(unknown.error());
         }
         bridge.import_caches(caches::imports(&request.opts)?);
-        let prepared = Prepared { bridge, request: &request, main: &main, files: &files, source: &source };
+        let ignore = files.ignore(bridge, &request, &main).await?;
+        let prepared = Prepared { ignore, bridge, request: &request, main: &main, files: &files, source: &source };
         match request.opts.get(requests::KEY) {
             Some(id) => requests::answer(&prepared, id).await,
             None => prepared.build().await,

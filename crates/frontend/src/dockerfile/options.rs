@@ -1,6 +1,6 @@
 //! The frontend's options, as clients send them: strings to typed values.
 
-use super::{context::MainContext, files::Fetched, limits};
+use super::{build::Prepared, limits};
 use cooper_dockerfile::lower::{Files, NoCache, Options};
 use cooper_engine::{Bridge, BuildError, FailureClass, FrontendRequest};
 use cooper_llb::{Local, Meta, git_url::parse_bool, pb};
@@ -137,7 +137,7 @@ impl Request {
     }
 
     /// The parameters of lowering for one platform.
-    pub fn lower_options(&self, target: Option<Platform>, main: &MainContext, files: &Fetched) -> Options {
+    pub fn lower_options(&self, target: Option<Platform>, prepared: &Prepared<'_>) -> Options {
         Options {
             target: Some(self.opt("target").to_owned()).filter(|t| !t.is_empty()),
             build_args: self.prefixed(BUILD_ARG),
@@ -156,10 +156,10 @@ impl Request {
             cgroup_parent: self.opt("cgroup-parent").to_owned(),
             linux_resources: self.resources.clone(),
             cache_namespace: self.build_arg("BUILDKIT_CACHE_MOUNT_NS").unwrap_or_default().to_owned(),
-            context: self.context_files(main, files),
-            ignore_patterns: files.ignore.clone(),
+            context: self.context_files(prepared),
+            ignore_patterns: prepared.ignore.clone(),
             missing_caps: Vec::new(),
-            dockerfile_definition: Some(files.definition.clone()),
+            dockerfile_definition: Some(prepared.files.definition.clone()),
             all_stages: false,
         }
     }
@@ -177,12 +177,13 @@ impl Request {
         }
     }
 
-    fn context_files(&self, main: &MainContext, files: &Fetched) -> Files {
+    fn context_files(&self, prepared: &Prepared<'_>) -> Files {
+        let main = prepared.main;
         if let Some(output) = &main.files {
             return Files::Output(output.clone());
         }
         let local = Local {
-            exclude_patterns: files.ignore.clone(),
+            exclude_patterns: prepared.ignore.clone(),
             shared_key_hint: main.local.clone(),
             ..self.local(&main.local)
         };
