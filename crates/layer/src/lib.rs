@@ -22,7 +22,7 @@ mod testing;
 pub use apply::{Applied, ApplyOptions, PendingLink, Whiteouts, apply, finish};
 pub use blob::{BlobInfo, Encoding, copy_plain, recompress, write_blob};
 pub use compression::{Compression, decompress};
-pub use diff::{DiffOptions, DiffStats, Mtimes, diff_overlay, diff_successor, diff_trees, unchanged};
+pub use diff::{Changes, DiffOptions, DiffStats, Mtimes, diff_changes, diff_overlay, diff_trees, unchanged};
 pub use error::{Error, Result};
 pub use estargz::{annotations as estargz_annotations, write_estargz};
 pub use lower::lower_view;

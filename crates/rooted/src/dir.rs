@@ -278,6 +278,14 @@ impl Dir {
         node.set_mtime(stat.mtime)
     }
 
+    /// As [`Self::set_attributes`], and takes away extended attributes beside these.
+    pub fn set_exact_attributes(&self, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
+        for (name, _) in self.xattrs()?.iter().filter(|(name, _)| !xattrs.iter().any(|(kept, _)| kept == name)) {
+            self.as_node()?.remove_xattr(name)?;
+        }
+        self.set_attributes(stat, xattrs)
+    }
+
     /// The directory itself as a pinned object.
     pub fn as_node(&self) -> Result<Node> {
         let fd = self.fd.try_clone().at("duplicate the descriptor of", &self.path)?;

@@ -33,11 +33,10 @@ pub use active::{Active, View};
 pub use cooper_mount::{Mount, OverlayUpper};
 pub use error::{Error, Result};
 pub use id::{InvalidSnapshotId, SnapshotId};
-pub use native::{Copies, Native};
+pub use native::{Marks, Native, Work};
 pub use overlay::{Overlay, OverlayFlavour};
 pub use probe::{Choice, open, overlay_refusal, probe};
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Makes, commits and removes layers below one root directory.
@@ -68,8 +67,15 @@ pub trait Snapshotter: Send + Sync {
     fn diff_source(&self, stack: &[SnapshotId]) -> Result<DiffSource>;
 
     /// The directory in which the files of this layer itself lie: with overlays only what the layer changed, in the
-    /// native implementation the whole tree that it was committed as.
+    /// native implementation the whole tree that it was committed as, which is made of names when it is asked for.
     fn layer_dir(&self, id: &SnapshotId) -> Result<PathBuf>;
+
+    /// How many of the lower layers of a stack need not be looked at, as the directory of the one above them shows all that
+    /// they have.
+    fn covered(&self, stack: &[SnapshotId]) -> usize {
+        let _ = stack;
+        0
+    }
 
     /// Removes a layer. [`View`]s and [`Active`]s that show it keep working until they are dropped; stacks that name the
     /// layer can't be prepared any more. Removing what isn't there is not an error.
@@ -116,9 +122,13 @@ pub enum DiffSource {
         lower: Option<PathBuf>,
         /// The tree after.
         upper: PathBuf,
-        /// Directories of the tree after that are others than those of the same names before. Where this is known, what did
-        /// not change is the very same file in both trees.
-        replaced: Option<HashSet<PathBuf>>,
+    },
+    /// `dir` holds only changes, and the directories above them.
+    Changes {
+        /// The layer.
+        dir: PathBuf,
+        /// What else there is to know about it.
+        marks: Marks,
     },
 }
 

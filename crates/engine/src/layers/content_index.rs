@@ -76,8 +76,15 @@ impl Worker {
 
     /// The merged index of a tree whose files are here.
     fn index(&self, tree: &Tree) -> Result<IndexTree, StepError> {
-        let layers = tree.layers().iter().map(|layer| self.layer_index(layer)).collect::<Result<Vec<_>, _>>()?;
+        let layers = &tree.layers()[self.covered(tree)?..];
+        let layers = layers.iter().map(|layer| self.layer_index(layer)).collect::<Result<Vec<_>, _>>()?;
         Ok(IndexTree::of(&layers))
+    }
+
+    /// How many layers of a tree another one's directory shows, too.
+    fn covered(&self, tree: &Tree) -> Result<usize, StepError> {
+        let borrowed = tree.layers().iter().any(|layer| layer.borrowed_dir().is_some());
+        if borrowed { Ok(0) } else { Ok(self.layers.snapshots.covered(&tree.snapshots()?)) }
     }
 
     fn layer_index(&self, layer: &Layer) -> Result<Arc<LayerIndex>, StepError> {

@@ -7,10 +7,10 @@ use crate::{
     worker::Worker,
 };
 use cooper_content::{BlobSource, Ingest};
-use cooper_layer::{BlobInfo, Compression, DiffOptions, Encoding, Mtimes};
+use cooper_layer::{BlobInfo, Changes, Compression, DiffOptions, Encoding, Mtimes};
 use cooper_oci::{Descriptor, DiffId, annotations};
 use cooper_rooted::Root;
-use cooper_snapshot::DiffSource;
+use cooper_snapshot::{DiffSource, Marks};
 use std::sync::Arc;
 
 /// How archives are wanted.
@@ -250,12 +250,13 @@ pub(crate) fn diff(
             let options = DiffOptions { userxattr: *userxattr, ..*options };
             cooper_layer::diff_overlay(&Root::open(upper)?, lowers, &options, out)
         }
-        DiffSource::Trees { lower, upper, replaced } => {
-            let (lower, upper) = (lower.as_ref().map(Root::open).transpose()?, Root::open(upper)?);
-            match (&lower, replaced) {
-                (Some(lower), Some(replaced)) => cooper_layer::diff_successor(lower, &upper, replaced, options, out),
-                _ => cooper_layer::diff_trees(lower.as_ref(), &upper, options, out),
-            }
+        DiffSource::Trees { lower, upper } => {
+            let lower = lower.as_ref().map(Root::open).transpose()?;
+            cooper_layer::diff_trees(lower.as_ref(), &Root::open(upper)?, options, out)
+        }
+        DiffSource::Changes { dir, marks } => {
+            let Marks { removed, replaced, kept } = marks;
+            cooper_layer::diff_changes(&Root::open(dir)?, &Changes { removed, replaced, kept }, options, out)
         }
     }
 }

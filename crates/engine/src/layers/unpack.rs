@@ -147,7 +147,8 @@ impl Worker {
         if !below.await {
             return Err(consequence());
         }
-        let dirs: Vec<PathBuf> = self.layer_dirs(&lowers)?;
+        // What is unpacked onto the tree below needs nothing more of it.
+        let dirs: Vec<PathBuf> = if isolated { self.layer_dirs(&lowers)? } else { Vec::new() };
         let diff_id = applied.diff_id.clone();
         let commit = move || {
             let root = Root::open(active.layer_dir()).map_err(StepError::while_doing(""))?;

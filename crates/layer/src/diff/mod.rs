@@ -2,14 +2,16 @@
 //!
 //! The bytes depend on the trees alone: entries sorted by name, numeric owners, whole seconds, holes written out.
 
+mod changes;
 mod emit;
 mod overlay;
 mod same;
 mod trees;
 mod unchanged;
 
+pub use changes::{Changes, diff_changes};
 pub use overlay::diff_overlay;
-pub use trees::{diff_successor, diff_trees};
+pub use trees::diff_trees;
 pub use unchanged::unchanged;
 
 /// What becomes of modification times. Seconds since 1970.

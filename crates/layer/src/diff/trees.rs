@@ -1,10 +1,8 @@
 //! The difference between two complete trees.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 use std::io::Write;
 use std::iter::Peekable;
-use std::path::PathBuf;
 use std::vec::IntoIter;
 
 use cooper_rooted::{Cursor, DirEntry, Kind, Root};
@@ -16,32 +14,9 @@ use crate::error::Result;
 
 /// Writes the layer that makes the tree `upper` out of the tree `lower`; without `lower`, all of `upper`.
 pub fn diff_trees(lower: Option<&Root>, upper: &Root, options: &DiffOptions, out: &mut dyn Write) -> Result<DiffStats> {
-    walk(lower, upper, None, options, out)
-}
-
-/// As [`diff_trees`], where `upper` was made from `lower` so that what did not change is the very same file in both. Of
-/// directories that are `replaced` nothing in `lower` counts. The layer is the one that an overlay would give.
-pub fn diff_successor(
-    lower: &Root,
-    upper: &Root,
-    replaced: &HashSet<PathBuf>,
-    options: &DiffOptions,
-    out: &mut dyn Write,
-) -> Result<DiffStats> {
-    walk(Some(lower), upper, Some(replaced), options, out)
-}
-
-fn walk(
-    lower: Option<&Root>,
-    upper: &Root,
-    replaced: Option<&HashSet<PathBuf>>,
-    options: &DiffOptions,
-    out: &mut dyn Write,
-) -> Result<DiffStats> {
     let mut walk = Walk {
         upper: Cursor::new(upper)?,
         lower: lower.map(Cursor::new).transpose()?,
-        replaced,
         missing: 0,
         emitter: Emitter::new(out, *options),
     };
@@ -52,8 +27,6 @@ fn walk(
 struct Walk<'w> {
     upper: Cursor,
     lower: Option<Cursor>,
-    /// Known when trees share what did not change.
-    replaced: Option<&'w HashSet<PathBuf>>,
     /// Levels of the walk that the lower tree does not have.
     missing: usize,
     emitter: Emitter<'w>,
@@ -121,10 +94,8 @@ impl Walk<'_> {
         self.upper.down(&entry.name)?;
         let dir = self.upper.dir();
         let (stat, xattrs) = (dir.metadata()?, carried(dir.xattrs()?));
-        let there = there && self.missing == 0;
-        let hides = there && self.replaced.is_some_and(|replaced| replaced.contains(dir.path()));
         let changed = match &mut self.lower {
-            Some(lower) if there && !hides => {
+            Some(lower) if there && self.missing == 0 => {
                 lower.down(&entry.name)?;
                 !same_dir(lower.dir(), &stat, &xattrs)?
             }
@@ -133,8 +104,7 @@ impl Walk<'_> {
                 true
             }
         };
-        self.emitter.enter(&entry.name, stat, xattrs, changed)?;
-        if hides { self.emitter.opaque() } else { Ok(()) }
+        self.emitter.enter(&entry.name, stat, xattrs, changed)
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -156,10 +126,7 @@ impl Walk<'_> {
         {
             let old = lower.dir();
             let before = old.stat(&entry.name)?;
-            // A file that got a second name was copied with that name, and is written so that the names stay joined.
-            let joined = self.replaced.is_some() && found.stat.nlink > 1;
-            let unchanged = (before.dev, before.ino) == (found.stat.dev, found.stat.ino);
-            if unchanged || !joined && same_object(old, &before, dir, &entry.name, &found)? {
+            if same_object(old, &before, dir, &entry.name, &found)? {
                 return Ok(());
             }
         }

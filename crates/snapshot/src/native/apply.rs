@@ -55,7 +55,7 @@ impl Walk<'_> {
                 continue;
             }
             if let Some((stat, xattrs)) = &level.attributes {
-                self.attributes(stat, xattrs)?;
+                self.target.dir().set_exact_attributes(stat, xattrs)?;
             }
             levels.pop();
             if levels.is_empty() {
@@ -68,15 +68,6 @@ impl Walk<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Gives the directory in the target these attributes, and no others.
-    fn attributes(&self, stat: &Metadata, xattrs: &Xattrs) -> Result<()> {
-        let dir = self.target.dir();
-        for (name, _) in dir.xattrs()?.iter().filter(|(name, _)| !xattrs.iter().any(|(kept, _)| kept == name)) {
-            dir.as_node()?.remove_xattr(name)?;
-        }
-        dir.set_attributes(stat, xattrs)
     }
 
     /// Looks at the directory where the cursors are, and deletes from the target what the upper tree has lost.
@@ -138,7 +129,7 @@ impl Walk<'_> {
         let path = self.target.dir().path().join(name);
         self.root.remove_all(&path)?;
         if self.mode == CloneMode::HardLink {
-            return share(self.upper.dir(), name, self.target.dir(), &mut self.copier).map(drop);
+            return share(self.upper.dir(), name, self.target.dir(), &mut self.copier);
         }
         if stat.nlink > 1 {
             if let Some(first) = self.linked.get(&(stat.dev, stat.ino)) {

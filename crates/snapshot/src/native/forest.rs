@@ -3,7 +3,6 @@
 //! A tree is needed while its layer isn't removed, while someone holds a [`TreePin`], and while another tree was cloned from
 //! it: the difference of the two is what that one's layer changed.
 
-use super::FILES;
 use crate::SnapshotId;
 use crate::error::{At, Error, Result};
 use crate::overlay::list_ids;
@@ -89,12 +88,23 @@ impl TreePin {
         &self.name
     }
 
-    /// The top directory of its files.
-    pub(super) fn files(&self) -> PathBuf {
-        self.forest.dir.join(self.name.as_str()).join(FILES)
+    /// Where what is known of it lies.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.forest.dir.join(self.name.as_str())
     }
 
-    /// The tree that it was cloned from.
+    /// The layers that it shows.
+    pub(super) fn stack(&self) -> Vec<SnapshotId> {
+        let state = self.forest.state.lock();
+        state.entries.get(&self.name).map(|entry| entry.tree.stack.clone()).unwrap_or_default()
+    }
+
+    /// Another pin of the same tree.
+    pub(super) fn another(&self) -> Self {
+        self.forest.pinned(&mut self.forest.state.lock(), self.name.clone())
+    }
+
+    /// The tree that it was made from.
     pub(super) fn base(&self) -> Option<Self> {
         let mut state = self.forest.state.lock();
         let base = state.entries.get(&self.name)?.tree.base.clone()?;

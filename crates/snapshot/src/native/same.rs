@@ -50,11 +50,9 @@ fn same_content(a: &File, b: &File, size: u64) -> io::Result<bool> {
 }
 
 /// Gives an entry of a tree that nobody writes to a second name in another such tree; copies it where that is impossible.
-/// Returns whether it was shared.
-pub(super) fn share(from: &Dir, name: &OsStr, to: &Dir, copier: &mut Copier) -> Result<bool> {
+pub(super) fn share(from: &Dir, name: &OsStr, to: &Dir, copier: &mut Copier) -> Result<()> {
     match to.hard_link(from, name, name) {
-        Ok(()) => Ok(true),
-        Err(e) if e.is_linking_impossible() => clone_entry(from, name, to, name, copier).map(|()| false),
-        Err(e) => Err(e),
+        Err(e) if e.is_linking_impossible() => clone_entry(from, name, to, name, copier),
+        linked => linked,
     }
 }

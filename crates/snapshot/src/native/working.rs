@@ -20,9 +20,9 @@ pub(super) struct Working {
     pub(super) stack: Vec<SnapshotId>,
     /// Where it is.
     pub(super) work: WorkDir,
-    /// The tree that it is equal to,
+    /// The tree that it is equal to.
     pub(super) like: TreePin,
-    /// as far as was looked when it was left.
+    /// How it was when it was left.
     pub(super) seen: Seen,
 }
 
