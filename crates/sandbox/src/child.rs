@@ -10,11 +10,13 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::CapabilitySet;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_void};
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +71,8 @@ pub(crate) enum Step {
     Confine(CString),
     /// Let only these system calls through from now on.
     Filter(&'static [libc::sock_filter]),
+    /// Have somebody else answer the system calls that a filter picks, and send word of where; go on without if that can't be.
+    Lend { filter: &'static [libc::sock_filter], to: Arc<OwnedFd> },
     /// Hold and be able to gain only these capabilities.
     Capabilities { keep: CapabilitySet, last: u32 },
     /// Become this user. No groups: this process may not choose them.
@@ -203,6 +207,12 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         }
         Step::Confine(order) => confine(order),
         Step::Filter(code) => raw::install_filter(code).map_err(errno),
+        Step::Lend { filter, to } => {
+            if let Ok(listener) = crate::lent::install(filter) {
+                send(to.as_fd(), listener.as_fd())?;
+            }
+            Ok(())
+        }
         Step::Capabilities { keep, last } => limit_capabilities(*keep, *last),
         Step::Identity { uid, gid, groups } => {
             let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
@@ -304,6 +314,15 @@ fn read_only(path: &CStr) -> rustix::io::Result<()> {
     raw::set_mount(cover.as_fd(), libc::MOUNT_ATTR_RDONLY, 0).map_err(errno)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(cover, c"", target, c"", flags)
+}
+
+/// Sends a descriptor over a socket, beside one byte.
+fn send(to: BorrowedFd<'_>, what: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [what];
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    rustix::net::sendmsg(to, &[IoSlice::new(b"f")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// The streams are copied to high numbers first, lest one of them is overwritten before its turn.

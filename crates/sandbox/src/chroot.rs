@@ -7,6 +7,7 @@
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
 use crate::io::ProcessIo;
+use crate::lent;
 use crate::placing::Placings;
 use crate::process;
 use crate::running::{self, Ended, First, Ready, Running};
@@ -15,7 +16,7 @@ use crate::{Container, Level, Process, ResourceUsage, Resources, Sandbox};
 use async_trait::async_trait;
 use cooper_mount::Mount;
 use cooper_rooted::{CloneMode, Root, clone_tree};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 use std::fs;
 use std::io;
@@ -70,7 +71,9 @@ impl Chroot {
             "steps are not isolated from the builder: they see its network and can signal its processes; a step that runs \
              as root can reach everything that the surrounding container can. Build only what you trust, and give every \
              build a container of its own",
-            "steps see no /proc and no /sys; /dev has the usual devices if the container may make them",
+            "/proc and /sys are lent: steps can read what is in there and see their own processes, but not go there, and \
+             see none before Linux 5.9. Programs gain no rights by being executed, but for sudo in steps that do not run \
+             as root, which therefore see no /proc; /dev has the usual devices if the container may make them",
             "read-only mounts are copies, so that writing to them is possible but changes nothing; secrets are files in the \
              step's tree while it runs, and are removed after it",
             "no limits on memory, processors or processes are imposed; --network=none and the proxy are refused",
@@ -198,6 +201,12 @@ fn begin(root: &Arc<OwnedFd>, security: Security, spec: &ProcessSpec, io: Proces
     let mut program = Program::default();
     program.push(Step::DieWithStarter);
     program.push(Step::ChangeRoot(root.clone()));
+    if !sudo_is_wanted(root, user.uid) {
+        match lent::lend(root) {
+            Ok(step) => program.push(step),
+            Err(error) => tracing::warn!(%error, "a step has no /proc"),
+        }
+    }
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
     let shield = match security {
         Security::Sandboxed => process::Shield::Capabilities,
@@ -209,6 +218,14 @@ fn begin(root: &Arc<OwnedFd>, security: Security, spec: &ProcessSpec, io: Proces
     let pidfd = program.start(0, None).map_err(|e| process::explain(e, spec))?;
     let own = pidfd.try_clone().map_err(Error::setup("duplicate the process's descriptor"))?;
     Ok((own, Running::new(pidfd, terminal)))
+}
+
+/// Whether a step may want to become root by a program that it runs. That, and answers for `/proc`, exclude each other.
+fn sudo_is_wanted(root: &OwnedFd, uid: u32) -> bool {
+    let there = |path: &&str| rustix::fs::accessat(root, *path, Access::EXISTS, AtFlags::empty()).is_ok();
+    uid != 0
+        && !rustix::thread::no_new_privs().unwrap_or(false)
+        && ["usr/bin/sudo", "usr/bin/doas", "usr/local/bin/sudo"].iter().any(there)
 }
 
 /// Ends every process whose root is still that of the step: nothing else keeps them from outliving it.

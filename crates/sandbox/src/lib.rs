@@ -19,6 +19,7 @@ mod error;
 mod files;
 mod io;
 mod layout;
+mod lent;
 mod limits;
 mod memory;
 mod namespaces;

@@ -249,6 +249,7 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::Cleanse => "reset the process state".to_owned(),
         Step::Confine(_) => "confine the process by the AppArmor profile (is it loaded?)".to_owned(),
         Step::Filter(_) => "install the system call filter".to_owned(),
+        Step::Lend { .. } => "say who answers for /proc".to_owned(),
         Step::Capabilities { .. } => "drop capabilities".to_owned(),
         Step::Identity { uid, gid, .. } => format!("become user {uid} and group {gid}"),
         Step::WorkingDirectory(path) => format!("change to the working directory {}", quoted(path)),

@@ -40,8 +40,8 @@ pub fn run(flags: &DoctorFlags) -> Result<()> {
             if let Some(refusal) = refusal {
                 let _ = writeln!(
                     text,
-                    "  note: overlayfs does not work in the state directory ({refusal}), so every step begins with a copy of its \
-                     files; a directory on a disk or volume of its own (--root) is faster"
+                    "  note: overlayfs does not work in the state directory ({refusal}), so steps work on copies of files; a \
+                     directory on a disk or volume of its own (--root) is faster"
                 );
             }
         }

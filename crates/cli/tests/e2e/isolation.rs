@@ -144,3 +144,26 @@ fn a_changed_root_is_enough() {
     outcome(shop.build(&leaving).env("COOPER_SANDBOX", "chroot")).ok();
     assert_eq!(cooper_testkit::leftovers::processes_with("87654"), [0u32; 0], "nothing outlives a step");
 }
+
+/// What a step below a changed root finds in `/proc` and `/sys`, asked by root and by another user.
+#[test]
+fn a_changed_root_has_a_proc_that_is_lent() {
+    let shop = workshop();
+    let questions = "( readlink /proc/self/exe; cat /proc/self/comm; [ \"$(readlink /proc/self)\" -gt 1 ] && echo number; \
+        ls /proc/self/fd | head -n 1; grep -c ^MemTotal: /proc/meminfo; cat /proc/mounts | cut -d ' ' -f 2,3; \
+        stat -f -c %T /proc; echo written > /dev/stdout; echo read | cat /dev/stdin; [ -d /sys/kernel ] && echo kernel; \
+        sh -c 'cat /proc/'$$'/comm'; for path in /proc/1/comm /proc/self/root/bin /procedure; do [ -e $path ] || echo none; done; \
+        echo 1 2>/dev/null >/proc/sys/vm/drop_caches || echo refused )";
+    let context = shop.dockerfile(&format!(
+        "RUN {questions} | tee /root.txt\nRUN mkdir -m 777 /w\nUSER 1000:1000\nRUN {questions} | tee /w/user.txt\n\
+         FROM scratch\nCOPY --from=base /root.txt /w/user.txt /\n"
+    ));
+    fs::write(shop.path("config.toml"), "[worker.oci]\nsnapshotter = \"native\"\ngc = false\n").unwrap();
+    let mut build = shop.build(&context);
+    outcome(build.env("COOPER_SANDBOX", "chroot").args(["-o", &local(&shop.path("out"))])).ok();
+    let expected = "/bin/busybox\ncat\nnumber\n0\n1\n/ rootfs\n/proc proc\n/sys sysfs\nproc\nwritten\nread\nkernel\nsh\n\
+        none\nnone\nnone\nrefused\n";
+    for file in ["root.txt", "user.txt"] {
+        assert_eq!(read(shop.path(&format!("out/{file}"))), expected, "{file}");
+    }
+}

@@ -7,9 +7,11 @@
 //! The filter is assembled here and not by a library because it spans two architectures and has two kinds of refusal.
 
 mod bpf;
+mod pick;
 mod profile;
 mod table;
 
+pub(crate) use pick::{Picked, pick};
 pub(crate) use profile::profile;
 
 use bpf::{Insn, Leaf, decide};
