@@ -29,12 +29,19 @@ fn parse(flags: &[String], flag_name: &str, env: Env<'_>) -> Result<Vec<CacheOpt
     flags
         .iter()
         .map(|flag| {
+            let attributes = |text: &str| -> Result<BTreeMap<_, _>> {
+                let pairs = csv::attributes(text).map_err(|error| CliError::Usage(format!("{flag_name}: {error}")))?;
+                Ok(pairs.into_iter().collect())
+            };
             if !flag.contains("type=") {
-                let attrs = BTreeMap::from([("ref".to_owned(), flag.clone())]);
+                // Short for a registry: a name alone, or with attributes behind it.
+                let (name, more) =
+                    flag.split_once(',').map_or((flag.as_str(), None), |(name, more)| (name, Some(more)));
+                let mut attrs = more.map(attributes).transpose()?.unwrap_or_default();
+                attrs.insert("ref".to_owned(), name.to_owned());
                 return Ok(CacheOptionsEntry { r#type: "registry".into(), attrs });
             }
-            let pairs = csv::attributes(flag).map_err(|error| CliError::Usage(format!("{flag_name}: {error}")))?;
-            let mut attrs: BTreeMap<_, _> = pairs.into_iter().collect();
+            let mut attrs = attributes(flag)?;
             let kind = attrs.remove("type").filter(|kind| !kind.is_empty());
             let r#type = kind.ok_or_else(|| CliError::Usage(format!("{flag_name} requires type=<type>")))?;
             if r#type == "gha" {
@@ -205,6 +212,8 @@ mod tests {
         };
         for (flag, expected) in [
             ("example.com/foo", r#"registry {"ref": "example.com/foo"}"#),
+            ("example.com/foo:cache,mode=max", r#"registry {"mode": "max", "ref": "example.com/foo:cache"}"#),
+            ("example.com/foo,max", "! --import-cache: invalid value max, expected key=value"),
             ("type=local,src=/x", r#"local {"src": "/x"}"#),
             ("type=gha", r#"gha {"token": "bar", "url": "https://v1", "url_v2": "https://v2"}"#),
             ("type=gha,url=u,token=t", r#"gha {"token": "t", "url": "u", "url_v2": "https://v2"}"#),

@@ -47,7 +47,7 @@ pub struct BuildFlags {
     /// External cache sources (e.g. user/app:cache, type=local,src=DIR)
     #[arg(long, value_name = "SPEC")]
     cache_from: Vec<String>,
-    /// Cache export destinations (e.g. user/app:cache, type=local,dest=DIR)
+    /// Cache export destinations (e.g. user/app:cache,mode=max, type=local,dest=DIR)
     #[arg(long, value_name = "SPEC")]
     cache_to: Vec<String>,
     /// Frontend to build with
