@@ -43,7 +43,7 @@ pub struct Edits {
     pub device_nodes: Vec<DeviceNode>,
     /// Files and directories of the host.
     pub mounts: Vec<Mount>,
-    /// Programs that a runtime would call.
+    /// Programs that are called at points of the container's life.
     pub hooks: Vec<Hook>,
     /// Further groups of the process.
     #[serde(rename = "additionalGids")]
@@ -81,7 +81,10 @@ pub struct Mount {
     pub kind: String,
 }
 
-/// A program that a runtime would call.
+/// The points of a container's life at which programs are called.
+const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// A program that is called at a point of the container's life.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hook {
@@ -89,6 +92,12 @@ pub struct Hook {
     pub hook_name: String,
     /// The program.
     pub path: String,
+    /// Its arguments, the first being its name.
+    pub args: Vec<String>,
+    /// Its environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Seconds after which it counts as failed.
+    pub timeout: Option<u64>,
 }
 
 impl DeviceNode {
@@ -121,10 +130,14 @@ impl Edits {
                 return Err(format!("variable {env:?} is not NAME=value"));
             }
         }
+        if let Some(hook) = self.hooks.iter().find(|hook| !HOOKS.contains(&hook.hook_name.as_str())) {
+            return Err(format!("hook {:?} is none of {}", hook.hook_name, HOOKS.join(", ")));
+        }
         let absolute = |path: &str| path.starts_with('/');
         let nodes = self.device_nodes.iter().flat_map(|node| [node.path.as_str(), node.source()]);
         let mounts = self.mounts.iter().flat_map(|mount| [mount.host_path.as_str(), &mount.container_path]);
-        match nodes.chain(mounts).find(|path| !absolute(path)) {
+        let hooks = self.hooks.iter().map(|hook| hook.path.as_str());
+        match nodes.chain(mounts).chain(hooks).find(|path| !absolute(path)) {
             Some(path) => Err(format!("path {path:?} is not absolute")),
             None => Ok(()),
         }

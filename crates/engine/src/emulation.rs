@@ -1,17 +1,23 @@
 //! Programs for other processors: which of them the kernel hands to an emulator, and an emulator for the others.
 //!
 //! What the kernel does with a foreign program is its registry of interpreters (`binfmt_misc`), which containers mostly
-//! cannot read. So a program of each processor is tried that does nothing but end.
+//! cannot read. So a program of each processor is tried, in a step of its own, that does nothing but end. Where the kernel
+//! looks for an interpreter in the step, and the registry can be read, the step gets it.
 
+use crate::worker::Worker;
+use cooper_mount::Mount;
 use cooper_oci::Platform;
-use cooper_sandbox::{ContainerMount, ContainerSpec, MountKind, ProcessSpec};
+use cooper_sandbox::{ContainerMount, ContainerSpec, MountKind, ProcessIo, ProcessSpec, Sandbox};
 use std::{
     fs,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
+use tokio::sync::OnceCell;
+
+/// The registry, where it is mounted.
+const REGISTRY: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Where a step finds an emulator that the kernel does not know of.
 const PLACE: &str = "/dev/.buildkit_qemu_emulator";
@@ -106,29 +112,98 @@ impl Processor {
         elf
     }
 
-    /// Writes the program into a directory.
+    /// Makes a directory that has the program and nothing else.
     fn install(&self, dir: &Path) -> io::Result<PathBuf> {
-        let path = dir.join(format!("probe-{}", self.architecture));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&path)?;
+        let root = dir.join(format!("emulation-{}-{}", self.architecture, std::process::id()));
+        fs::create_dir_all(&root)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(root.join("run"))?;
         file.write_all(&self.program())?;
-        Ok(path)
+        Ok(root)
     }
 
-    /// Whether the program runs here.
-    fn runs(&self, dir: &Path) -> io::Result<bool> {
-        let path = self.install(dir)?;
-        let run = || Command::new(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        let busy = |e: &io::Error| e.kind() == io::ErrorKind::ExecutableFileBusy;
-        let mut outcome = run();
-        for _ in 1..ATTEMPTS {
-            if !outcome.as_ref().is_err_and(busy) {
-                break;
+    /// How the program runs in a step, if it does.
+    async fn tried(&self, sandbox: &dyn Sandbox, dir: &Path, handlers: &[Handler]) -> io::Result<Option<Emulated>> {
+        let root = self.install(dir)?;
+        let platform = Platform::new("linux", self.architecture, self.variant);
+        let mut found = None;
+        if runs(sandbox, &root, self.architecture, None).await {
+            found = Some(Emulated { platform, interpreter: None });
+        } else if let Some(handler) = handlers.iter().find(|handler| handler.takes(&self.program())) {
+            // The kernel would look for it in the step.
+            if runs(sandbox, &root, self.architecture, Some(&handler.interpreter)).await {
+                found = Some(Emulated { platform, interpreter: Some(handler.interpreter.clone()) });
             }
-            std::thread::yield_now();
-            outcome = run();
         }
-        fs::remove_file(&path)?;
-        Ok(outcome.is_ok_and(|status| status.success()))
+        fs::remove_dir_all(&root)?;
+        Ok(found)
+    }
+}
+
+/// Whether a step that has the program comes to a good end.
+async fn runs(sandbox: &dyn Sandbox, root: &Path, name: &str, interpreter: Option<&Path>) -> bool {
+    for attempt in 0..ATTEMPTS {
+        let id = format!("emulation-{}-{name}-{}-{attempt}", std::process::id(), u8::from(interpreter.is_some()));
+        let mut spec = ContainerSpec::new(id, Mount::Bind { source: root.to_owned(), readonly: false });
+        spec.network_files = false;
+        spec.mounts.extend(interpreter.map(lent));
+        spec.remove_stubs_recursive = true;
+        let status = match sandbox.start(spec, ProcessSpec::new(["/run"]), ProcessIo::default()).await {
+            Ok(container) => container.wait().await,
+            Err(error) if error.to_string().contains("busy") => continue,
+            Err(error) => Err(error),
+        };
+        return status
+            .inspect_err(|error| tracing::debug!(%error, architecture = name, "programs of this processor do not run"))
+            .is_ok_and(|status| status.success());
+    }
+    false
+}
+
+/// A program of the builder at its own path in a step.
+fn lent(program: &Path) -> ContainerMount {
+    let kind = MountKind::Host { source: program.to_owned() };
+    ContainerMount { dest: program.to_owned(), kind, readonly: true }
+}
+
+/// An entry of the kernel's registry that says which interpreter runs what begins in some way.
+#[derive(Debug, PartialEq, Eq)]
+struct Handler {
+    interpreter: PathBuf,
+    offset: usize,
+    magic: Vec<u8>,
+    mask: Vec<u8>,
+}
+
+impl Handler {
+    /// Those that are in force, as far as they can be read here.
+    fn all(registry: &Path) -> Vec<Self> {
+        let entries = fs::read_dir(registry).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Self::parse(&fs::read_to_string(entry.path()).ok()?)).collect()
+    }
+
+    /// From the text of one (`Documentation/admin-guide/binfmt-misc.rst` of the kernel); none for one that is disabled or goes
+    /// by the name of the file.
+    fn parse(text: &str) -> Option<Self> {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        let bytes = |text: &str| {
+            let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+            digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect::<Option<Vec<_>>>()
+        };
+        if text.lines().next() != Some("enabled") {
+            return None;
+        }
+        let magic = bytes(value("magic")?)?;
+        let mask = value("mask").map_or(Some(vec![0xff; magic.len()]), bytes)?;
+        let interpreter = PathBuf::from(value("interpreter")?);
+        Some(Self { interpreter, offset: value("offset")?.parse().ok()?, magic, mask })
+    }
+
+    /// Whether it is for a program.
+    fn takes(&self, program: &[u8]) -> bool {
+        let end = self.offset.saturating_add(self.magic.len());
+        let Some(part) = program.get(self.offset..end) else { return false };
+        part.iter().zip(&self.magic).zip(&self.mask).all(|((byte, magic), mask)| byte & mask == *magic & mask)
     }
 }
 
@@ -138,40 +213,63 @@ fn native(platform: &Platform) -> bool {
     own == wanted || matches!((own.as_str(), wanted), ("amd64", "386") | ("arm64", "arm"))
 }
 
-/// What this machine does with programs for other processors.
+/// What this machine does with programs for other processors. Found out when somebody wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Emulation {
     /// What the kernel hands to an emulator.
-    platforms: Vec<Platform>,
+    found: OnceCell<Vec<Emulated>>,
+}
+
+/// A platform whose programs run in steps.
+#[derive(Debug)]
+struct Emulated {
+    platform: Platform,
+    /// What a step must have for that: the kernel only opens it when it is called (an entry without the flag `F`).
+    interpreter: Option<PathBuf>,
 }
 
 impl Emulation {
-    /// Tries every processor, in a directory that programs can be run from.
-    pub fn probe(dir: &Path) -> Self {
-        let platform = |p: &Processor| Platform::new("linux", p.architecture, p.variant);
-        let foreign = PROCESSORS.iter().filter(|p| !native(&platform(p)));
-        let runs = |p: &&Processor| {
-            p.runs(dir).unwrap_or_else(|error| {
-                tracing::debug!(%error, architecture = p.architecture, "emulation cannot be tried");
-                false
-            })
+    /// Tries every processor once, in steps like all others, from a directory of that worker.
+    async fn found(&self, sandbox: &dyn Sandbox, dir: &Path) -> &[Emulated] {
+        let find = || async {
+            let handlers = Handler::all(Path::new(REGISTRY));
+            let platform = |p: &Processor| Platform::new("linux", p.architecture, p.variant);
+            let foreign = PROCESSORS.iter().filter(|p| !native(&platform(p)));
+            let tried = foreign.map(|processor| {
+                let handlers = &handlers;
+                async move {
+                    processor.tried(sandbox, dir, handlers).await.unwrap_or_else(|error| {
+                        tracing::debug!(%error, architecture = processor.architecture, "emulation cannot be tried");
+                        None
+                    })
+                }
+            });
+            futures::future::join_all(tried).await.into_iter().flatten().collect()
         };
-        Self { platforms: foreign.filter(runs).map(platform).collect() }
+        self.found.get_or_init(find).await
     }
 
     /// Platforms whose programs the kernel hands to an emulator.
-    pub fn platforms(&self) -> &[Platform] {
-        &self.platforms
+    pub async fn platforms(&self, sandbox: &dyn Sandbox, dir: &Path) -> Vec<Platform> {
+        self.found(sandbox, dir).await.iter().map(|emulated| emulated.platform.clone()).collect()
     }
 
     /// Makes a step for another processor work if it can be, and says that it is emulated. `None`: it is for this one.
-    pub fn arrange(&self, platform: &Platform, spec: &mut ContainerSpec, process: &mut ProcessSpec) -> Option<String> {
+    pub async fn arrange(
+        &self,
+        worker: &Worker,
+        platform: &Platform,
+        spec: &mut ContainerSpec,
+        process: &mut ProcessSpec,
+    ) -> Option<String> {
         if platform.os != "linux" || native(platform) {
             return None;
         }
         let says =
             |how: &str| Some(format!("this step is for {platform}: it is emulated by {how}, which takes its time\n"));
-        if self.platforms.iter().any(|known| known.architecture == platform.architecture) {
+        let found = self.found(worker.sandbox.as_ref(), &worker.scratch).await;
+        if let Some(known) = found.iter().find(|known| known.platform.architecture == platform.architecture) {
+            spec.mounts.extend(known.interpreter.as_deref().map(lent));
             return says("an interpreter that the kernel calls (binfmt_misc)");
         }
         let processor = PROCESSORS.iter().find(|p| p.architecture == platform.architecture)?;
@@ -197,21 +295,45 @@ mod tests {
     fn programs_end_with_success() {
         let dir = tempfile::tempdir().unwrap();
         for processor in PROCESSORS {
-            let file = processor.install(dir.path()).unwrap();
+            let program = processor.install(dir.path()).unwrap().join("run");
             let qemu = format!("qemu-{}-static", processor.qemu);
-            let status = Command::new(&qemu).arg(&file).status().expect("qemu-user-static is installed");
+            let status =
+                std::process::Command::new(&qemu).arg(&program).status().expect("qemu-user-static is installed");
             assert!(status.success(), "{qemu}: {status}");
         }
     }
 
-    #[test]
-    fn the_kernel_is_asked_by_trying() {
+    #[tokio::test]
+    async fn the_kernel_is_asked_by_trying() {
         let dir = tempfile::tempdir().unwrap();
+        let isolation = cooper_sandbox::Isolation::default();
+        let (sandbox, _) = cooper_sandbox::open(&dir.path().join("sandbox"), &isolation).unwrap();
+        let roots = dir.path().join("roots");
         for processor in PROCESSORS.iter().filter(|p| p.architecture == Platform::host().architecture) {
-            assert!(processor.runs(dir.path()).unwrap());
+            let found = processor.tried(sandbox.as_ref(), &roots, &[]).await.unwrap().unwrap();
+            assert_eq!(found.interpreter, None);
         }
         let unknown = Processor { machine: 0xfeed, ..PROCESSORS[0] };
-        assert!(!unknown.runs(dir.path()).unwrap());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+        assert!(unknown.tried(sandbox.as_ref(), &roots, &[]).await.unwrap().is_none());
+        assert_eq!(fs::read_dir(roots).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[test]
+    fn the_registry_says_what_takes_a_program() {
+        let entry = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: OC\noffset 0\n\
+                     magic 7f454c460201010000000000000000000200b700\nmask ffffffffffffff00fffffffffffffffffeffffff\n";
+        let handler = Handler::parse(entry).unwrap();
+        assert_eq!(handler.interpreter, Path::new("/usr/bin/qemu-aarch64-static"));
+        let taken = PROCESSORS.iter().filter(|p| handler.takes(&p.program())).map(|p| p.architecture);
+        assert_eq!(taken.collect::<Vec<_>>(), ["arm64"]);
+        let exact = "enabled\ninterpreter /i\nflags: \noffset 1\nmagic 454c46\n";
+        assert!(Handler::parse(exact).unwrap().takes(b"\x7fELF") && !Handler::parse(exact).unwrap().takes(b"ELF"));
+        for other in [
+            "",
+            "disabled\ninterpreter /i\nflags: \noffset 0\nmagic 7f\n",
+            "enabled\ninterpreter /i\nflags: \nextension .x\n",
+        ] {
+            assert_eq!(Handler::parse(other), None, "{other:?}");
+        }
     }
 }

@@ -44,7 +44,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 /// How an engine is set up.
 #[derive(Default)]
@@ -144,7 +144,10 @@ pub struct EngineInner {
     frontends: HashMap<&'static str, Arc<dyn Frontend>>,
     builds: Mutex<HashMap<String, Running>>,
     arrived: Notify,
+    /// But for the platforms that are emulated.
     info: WorkerInfo,
+    announces_emulated: bool,
+    told: OnceCell<WorkerInfo>,
     entitlements: BTreeSet<String>,
 }
 
@@ -253,10 +256,6 @@ impl Engine {
         let scratch = root.join(layout::SCRATCH);
         std::fs::remove_dir_all(&scratch).ok();
         make_dir(&scratch)?;
-        let probe = {
-            let scratch = scratch.clone();
-            std::thread::spawn(move || Emulation::probe(&scratch))
-        };
         let meta = Arc::new(Meta::open(&root.join(layout::META))?);
         let content = cooper_content::Store::open(root.join(layout::CONTENT)).map_err(OpenError::Content)?;
         let (sandbox, isolation) =
@@ -272,11 +271,8 @@ impl Engine {
         let keys = Arc::new(PersistentKeys::new(meta.clone(), layers.clone()));
         let history =
             History::open(meta.clone(), content.clone(), config.history, config.describe_error, config.spans.clone())?;
-        let emulation = probe.join().unwrap_or_default();
-        let mut info = worker_info(&meta, &config, snapshots.kind(), sandbox.as_ref(), networks.label())?;
-        if config.platforms.is_empty() {
-            info.platforms.extend_from_slice(emulation.platforms());
-        }
+        let info = worker_info(&meta, &config, snapshots.kind(), sandbox.as_ref(), networks.label())?;
+        let announces_emulated = config.platforms.is_empty();
         let mut options = cooper_registry::Options::default();
         if let Some(n) = config.registry_concurrency {
             options.max_concurrency = n;
@@ -306,7 +302,7 @@ impl Engine {
             devices: config.devices.map(Arc::new),
             authority: std::sync::OnceLock::new(),
             config: config.worker,
-            emulation,
+            emulation: Emulation::default(),
             scratch,
         });
         let store: Arc<dyn KeyStore<Build>> = keys.clone();
@@ -327,6 +323,8 @@ impl Engine {
             builds: Mutex::default(),
             arrived: Notify::new(),
             info,
+            announces_emulated,
+            told: OnceCell::new(),
             entitlements: config.entitlements,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -338,8 +336,8 @@ impl Engine {
     }
 
     /// How clients see the worker.
-    pub fn worker_info(&self) -> &WorkerInfo {
-        &self.inner.info
+    pub fn worker_info(&self) -> BoxFuture<'_, &WorkerInfo> {
+        Box::pin(self.inner.worker_info())
     }
 
     /// Records of builds.
@@ -721,9 +719,23 @@ impl EngineInner {
             .ok_or_else(|| BuildError::new(FailureClass::NotFound, format!("invalid frontend: {name}")))
     }
 
-    /// How clients see the worker.
-    pub fn worker_info(&self) -> &WorkerInfo {
-        &self.info
+    /// How clients see the worker. The first time, processors are tried that may be emulated.
+    pub async fn worker_info(&self) -> &WorkerInfo {
+        let tell = || async {
+            let mut info = self.info.clone();
+            if self.announces_emulated {
+                let worker = &self.worker;
+                let emulated = worker.emulation.platforms(worker.sandbox.as_ref(), &worker.scratch).await;
+                info.platforms.extend(emulated);
+            }
+            info
+        };
+        self.told.get_or_init(tell).await
+    }
+
+    /// What the worker runs itself.
+    pub fn own_platforms(&self) -> &[Platform] {
+        &self.info.platforms
     }
 }
 

@@ -55,7 +55,7 @@ fn is_builtin(image: &str) -> bool {
 
 /// What frontend images run on.
 pub fn platform(bridge: &Bridge) -> Platform {
-    bridge.platforms().into_iter().next().unwrap_or_else(Platform::host)
+    bridge.platform()
 }
 
 /// The image of a frontend: a named context, or an image of a registry.

@@ -46,6 +46,12 @@ pub(crate) enum Step {
     Take { tree: Arc<OwnedFd>, subpath: CString, slot: usize, attributes: u64 },
     /// Make the tree, or what was taken, the root: attach it, go there, let go of the old one.
     EnterRoot(Source, CString),
+    /// Attach the tree, or what was taken, and go there; what is put in place from now on is put into it.
+    AttachRoot(Source, CString),
+    /// Make that the root, and let go of the old one.
+    EnterHere,
+    /// Say how far this has come, and wait for word to go on.
+    Meet(Arc<OwnedFd>, u8),
     /// Make a directory the root, without mounting anything.
     ChangeRoot(Arc<OwnedFd>),
     /// Put a detached tree in place.
@@ -183,6 +189,10 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::Take { tree, subpath, slot, attributes } => take(tree.as_fd(), subpath, *attributes, &slots[*slot]),
         Step::EnterRoot(Source::Tree(tree), at) => enter_root(tree.as_fd(), at),
         Step::EnterRoot(Source::Slot(slot), at) => enter_root(taken(&slots[*slot]), at),
+        Step::AttachRoot(Source::Tree(tree), at) => attach_root(tree.as_fd(), at),
+        Step::AttachRoot(Source::Slot(slot), at) => attach_root(taken(&slots[*slot]), at),
+        Step::EnterHere => enter_here(),
+        Step::Meet(socket, place) => meet(socket, *place),
         Step::ChangeRoot(root) => {
             rustix::process::fchdir(root)?;
             rustix::process::chroot(c".")?;
@@ -261,11 +271,32 @@ fn take(tree: BorrowedFd<'_>, subpath: &CStr, attributes: u64, slot: &Cell<RawFd
 
 /// After pivot_root(2) with both arguments the same, the old root lies on top of the new one, and `.` is below both.
 fn enter_root(tree: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<()> {
+    attach_root(tree, at)?;
+    enter_here()
+}
+
+fn attach_root(tree: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<()> {
     attach(tree, at)?;
-    rustix::process::fchdir(tree)?;
+    rustix::process::fchdir(tree)
+}
+
+fn enter_here() -> rustix::io::Result<()> {
     rustix::process::pivot_root(c".", c".")?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
     rustix::process::chdir(c"/")
+}
+
+fn meet(socket: &OwnedFd, place: u8) -> rustix::io::Result<()> {
+    rustix::io::write(socket, &[place])?;
+    let mut word = [1];
+    loop {
+        match rustix::io::read(socket, &mut word) {
+            Err(Errno::INTR) => {}
+            Ok(1) if word == [0] => return Ok(()),
+            Ok(_) => return Err(Errno::CANCELED),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 fn new_mount(kind: &CStr, attributes: u64, target: &CStr) -> rustix::io::Result<()> {

@@ -94,6 +94,14 @@ impl Sandbox for Chroot {
             let why = "a step without the host's network needs a network namespace, which this machine does not permit";
             return Err(Error::Invalid(why.into()));
         }
+        if let Some(hook) = spec.hooks.first() {
+            return Err(Error::Invalid(format!(
+                "the {} hook {} of a device cannot be run: hooks work on the namespaces of a container, which this machine \
+                 does not permit",
+                hook.point.as_str(),
+                hook.path.display()
+            )));
+        }
         let warnings = warnings(&spec);
         let state = self.state.clone();
         let (root, scratch) = tokio::task::spawn_blocking({

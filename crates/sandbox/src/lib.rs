@@ -17,6 +17,7 @@ mod chroot;
 mod devices;
 mod error;
 mod files;
+mod hooks;
 mod io;
 mod layout;
 mod lent;

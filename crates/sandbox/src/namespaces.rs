@@ -35,8 +35,9 @@ pub struct Namespaces {
 pub(crate) struct Host {
     /// In a user namespace: what that leaves of the kernel's file systems.
     pub(crate) abilities: Abilities,
-    /// An existing directory: trees are attached over it in the child's namespace, on their way to the new root.
     pub(crate) state: PathBuf,
+    /// An empty directory: trees are attached over it in the child's namespace, on their way to the new root.
+    pub(crate) stage: PathBuf,
     pub(crate) hierarchies: Hierarchies,
     /// The profile of AppArmor by which processes are confined.
     pub(crate) apparmor: Option<String>,
@@ -67,8 +68,9 @@ impl Host {
     /// Makes a state directory, sweeps it, and finds out what this process can do.
     pub(crate) fn prepare(state: &Path, apparmor: Option<String>) -> Result<Self> {
         apparmor.as_deref().map(apparmor::check).transpose()?;
-        for dir in [state.to_owned(), plan::scratch_dir(state), cgroup_records(state)] {
-            fs::create_dir_all(&dir).map_err(Error::setup(format!("create directory {}", dir.display())))?;
+        let stage = state.join("stage");
+        for dir in [&stage, &plan::scratch_dir(state), &cgroup_records(state)] {
+            fs::create_dir_all(dir).map_err(Error::setup(format!("create directory {}", dir.display())))?;
         }
         let state = fs::canonicalize(state).map_err(Error::setup(format!("find {}", state.display())))?;
         let own = rustix::thread::capabilities(None).map_err(|e| Error::setup("read capabilities")(e.into()))?;
@@ -80,10 +82,11 @@ impl Host {
         }
         let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;
         rustix::process::set_dumpable_behavior(not_dumpable).map_err(|e| Error::setup("hide memory")(e.into()))?;
+        let stage = state.join("stage");
         sweep(&state);
         let hierarchies = Hierarchies::detect();
         let abilities = Abilities::probe(&hierarchies)?;
-        Ok(Self { abilities, state, hierarchies, apparmor })
+        Ok(Self { abilities, state, stage, hierarchies, apparmor })
     }
 }
 
@@ -224,13 +227,22 @@ fn run_container(
             return drop(ready.send(Err(e)));
         }
     };
-    let plan::Plan { program, namespaces, birthplace, cgroup, terminal, warnings, mut remains, inside } = plan;
+    let plan::Plan { program, namespaces, birthplace, cgroup, terminal, warnings, mut remains, inside, hooks } = plan;
     let guard_group = cgroup.clone();
     let group = GroupGuard::new(&host.state, &spec.id, guard_group.as_ref());
-    let started =
-        program.start(namespaces, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, init));
-    // Closes this side's copies of the streams, so that their readers see the end.
-    drop(program);
+    let start = |program: &Program| {
+        program.start(namespaces, birthplace.as_ref().map(AsFd::as_fd)).map_err(|e| process::explain(e, init))
+    };
+    let mut hooks = hooks;
+    // Either way this side's copies of the streams are closed, so that their readers see the end.
+    let started = match &mut hooks {
+        Some(hooks) => hooks.accompany(program, start, || !ready.is_closed()),
+        None => {
+            let started = start(&program);
+            drop(program);
+            started
+        }
+    };
     drop(birthplace);
     let details = Arc::new(Details { inside: Mutex::new(Some(inside)), cgroup, warnings, usage: Mutex::default() });
     let running = started.and_then(|pidfd| {
@@ -256,6 +268,7 @@ fn run_container(
     drop(group);
     remains.clear();
     drop(remains);
+    drop(hooks);
     details.close();
     let _ = ended.send(Some(reaped.map(|r| status(&r, oom)).map_err(|e| e.to_string())));
 }

@@ -6,6 +6,7 @@ use crate::child::{Program, Source, Step};
 use crate::devices;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hooks::Hooks;
 use crate::io::ProcessIo;
 use crate::layout::{Kind, Layout, Lifetime, Stub};
 use crate::memory::MemoryTree;
@@ -59,6 +60,7 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
     pub(crate) remains: Remains,
     pub(crate) inside: Inside,
+    pub(crate) hooks: Option<Hooks>,
 }
 
 /// What later processes of the container need.
@@ -98,6 +100,17 @@ impl Drop for Remains {
 /// A directory in the state directory, for what doesn't fit into memory files.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// One that exists.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -159,7 +172,7 @@ pub(crate) fn throwaway_layer(state: &Path, spec: &ContainerSpec) -> Result<(Mou
 
 struct Builder<'a> {
     host: &'a Host,
-    state: CString,
+    stage: CString,
     spec: &'a ContainerSpec,
     root: Arc<OwnedFd>,
     layout: Layout,
@@ -182,7 +195,7 @@ impl<'a> Builder<'a> {
         });
         Ok(Self {
             host,
-            state: c_string("state directory", host.state.as_os_str().as_bytes())?,
+            stage: c_string("state directory", host.stage.as_os_str().as_bytes())?,
             spec,
             layout: Layout::new(tree.clone()),
             root: tree,
@@ -307,7 +320,7 @@ impl<'a> Builder<'a> {
     /// `/proc`, `/dev` with what is in it, `/sys`. Returns the file system of terminals.
     fn system_mounts(&mut self) -> Result<Arc<OwnedFd>> {
         // The memory tree must be in the namespace before parts of it can be cloned.
-        self.program.push(Step::Stage(self.memory.tree(), self.state.clone()));
+        self.program.push(Step::Stage(self.memory.tree(), self.stage.clone()));
         if self.host.abilities.proc {
             self.new_mount(c"proc", NOSUID | NOEXEC | NODEV, c"/proc")?;
         } else {
@@ -450,7 +463,7 @@ impl<'a> Builder<'a> {
         let place = self.make(dest, kind_of(&part).map_err(at)?, lifetime)?;
         let slot = self.program.slot();
         let tree = Arc::new(tree);
-        self.program.push(Step::Stage(tree.clone(), self.state.clone()));
+        self.program.push(Step::Stage(tree.clone(), self.stage.clone()));
         self.program.push(Step::Take { tree, subpath: inside, slot, attributes });
         self.later.push(Step::AttachSlot { slot, target: target(&place)? });
         self.layout.cover(place, Some(Arc::new(part)));
@@ -461,7 +474,7 @@ impl<'a> Builder<'a> {
     fn seal_root(&mut self) -> Source {
         let slot = self.program.slot();
         let tree = self.root.clone();
-        self.program.push(Step::Stage(tree.clone(), self.state.clone()));
+        self.program.push(Step::Stage(tree.clone(), self.stage.clone()));
         let attributes = RDONLY | device_attribute(self.spec);
         self.program.push(Step::Take { tree, subpath: c".".to_owned(), slot, attributes });
         Source::Slot(slot)
@@ -479,7 +492,7 @@ impl<'a> Builder<'a> {
         let sealed = self.spec.readonly_rootfs || self.spec.rootfs.readonly();
         let writable = self.scratch.is_some() || !self.spec.rootfs.readonly();
         let source = if sealed && writable { self.seal_root() } else { Source::Tree(self.root.clone()) };
-        let Self { host, state, spec, root, layout, memory: _, program: staged, later, scratch } = self;
+        let Self { host, stage, spec, root, layout, memory: _, program: staged, later, scratch } = self;
         let remains = Remains { stubs: layout.into_stubs(), scratch };
         let user = process::identity(&root, init)?;
         let mut streams = process::streams(init, &user, io, Some(&terminals))?;
@@ -515,12 +528,22 @@ impl<'a> Builder<'a> {
         program.push(Step::Hostname(c_string("host name", spec.hostname.as_bytes())?));
         program.push(Step::PrivateMounts);
         program.append(staged);
-        program.push(Step::EnterRoot(source, state));
-        program.extend(later);
+        let hooks = Hooks::prepare(&host.state, &host.stage, spec, host.apparmor.as_deref())?;
+        let (before_root, before_program) = hooks.as_ref().and_then(Hooks::stops).unzip();
+        if let Some(stop) = before_root {
+            program.push(Step::AttachRoot(source, stage));
+            program.extend(later);
+            program.push(stop);
+            program.push(Step::EnterHere);
+        } else {
+            program.push(Step::EnterRoot(source, stage));
+            program.extend(later);
+        }
         if spec.security == Security::Sandboxed {
             program.extend(MASKED.map(Step::Mask));
             program.extend(READ_ONLY.map(Step::ReadOnly));
         }
+        program.extend(before_program);
         let shield = Shield::of(spec.security, host.apparmor.as_deref());
         process::finish(&mut program, init, &user, &streams, cwd, shield)?;
         Ok(Plan {
@@ -532,6 +555,7 @@ impl<'a> Builder<'a> {
             warnings,
             remains,
             inside: Inside { root, terminals, security: spec.security, apparmor: host.apparmor.clone() },
+            hooks,
         })
     }
 }

@@ -57,6 +57,11 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// Input, output and reports of a process without a terminal.
+    pub(crate) fn given(standard: [OwnedFd; 3]) -> Self {
+        Self { standard: standard.map(Arc::new), terminal: false, master: None }
+    }
+
     /// The step that gives them to the process.
     pub(crate) fn session(&self) -> Step {
         Step::Session { streams: self.standard.clone(), terminal: self.terminal }
@@ -139,10 +144,28 @@ pub(crate) fn set_size(master: &OwnedFd, size: WinSize) -> std::io::Result<()> {
 }
 
 /// Appends what turns the child into the process.
+pub(crate) fn finish(
+    program: &mut Program,
+    spec: &ProcessSpec,
+    user: &ExecUser,
+    streams: &Streams,
+    cwd: &Path,
+    shield: Shield<'_>,
+) -> Result<()> {
+    shielded(program, spec, user, streams, cwd, shield)?;
+    let env = environment(spec, user);
+    let env: Vec<_> = env.iter().map(|e| c_string("environment", e.as_bytes())).collect::<Result<_>>()?;
+    let args: Vec<_> = spec.args.iter().map(|arg| c_string("argument", arg.as_bytes())).collect::<Result<_>>()?;
+    let candidates = candidates(spec)?;
+    program.push(Step::Execute { candidates, args: StringArray::new(args), env: StringArray::new(env) });
+    Ok(())
+}
+
+/// All of that but the program itself.
 ///
 /// The order matters: limits and the filter need privileges, the keyring call isn't allowed by the filter, the working
 /// directory may be closed to the user.
-pub(crate) fn finish(
+pub(crate) fn shielded(
     program: &mut Program,
     spec: &ProcessSpec,
     user: &ExecUser,
@@ -174,11 +197,6 @@ pub(crate) fn finish(
     let groups = userns::may_set_groups().then(|| user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect());
     program.push(Step::Identity { uid: user.uid, gid: user.gid, groups });
     program.push(Step::DieWithStarter);
-    let env = environment(spec, user);
-    let env: Vec<_> = env.iter().map(|e| c_string("environment", e.as_bytes())).collect::<Result<_>>()?;
-    let args: Vec<_> = spec.args.iter().map(|arg| c_string("argument", arg.as_bytes())).collect::<Result<_>>()?;
-    let candidates = candidates(spec)?;
-    program.push(Step::Execute { candidates, args: StringArray::new(args), env: StringArray::new(env) });
     Ok(())
 }
 
@@ -241,7 +259,9 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::PrivateMounts => "separate the mounts".to_owned(),
         Step::Unmount(path) => format!("detach {}", quoted(path)),
         Step::Stage(_, at) => format!("attach a tree at {}", quoted(at)),
-        Step::EnterRoot(..) | Step::ChangeRoot(_) => "change the root".to_owned(),
+        Step::Meet(..) => "hear from whoever runs hooks".to_owned(),
+        Step::AttachRoot(..) => "attach the root".to_owned(),
+        Step::EnterRoot(..) | Step::EnterHere | Step::ChangeRoot(_) => "change the root".to_owned(),
         Step::Mask(path) => format!("mask {}", path.to_string_lossy()),
         Step::ReadOnly(path) => format!("make {} read-only", path.to_string_lossy()),
         Step::Limit(resource, value) => limits::describe(*resource, *value),

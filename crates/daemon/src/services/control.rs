@@ -183,7 +183,7 @@ impl Control for ControlService {
     ) -> Result<Response<control::ListWorkersResponse>, Status> {
         let engine = self.engine.clone();
         let devices = blocking(move || engine.devices()).await?;
-        let record = vec![convert::worker_record(self.engine.worker_info(), devices)];
+        let record = vec![convert::worker_record(self.engine.worker_info().await, devices)];
         Ok(Response::new(control::ListWorkersResponse { record }))
     }
 

@@ -117,7 +117,7 @@ impl LlbBridge for GatewayService {
         Ok(Response::new(pb::PongResponse {
             frontend_api_caps: caps::announce(caps::GATEWAY),
             llb_caps: caps::announce(caps::LLB),
-            workers: vec![convert::worker_record(gateway.bridge().worker_info(), gateway.bridge().devices())],
+            workers: vec![convert::worker_record(gateway.bridge().worker_info().await, gateway.bridge().devices())],
         }))
     }
 

@@ -438,13 +438,13 @@ impl Bridge {
     }
 
     /// How clients see the worker.
-    pub fn worker_info(&self) -> &crate::engine::WorkerInfo {
-        self.inner.engine.worker_info()
+    pub fn worker_info(&self) -> BoxFuture<'_, &crate::engine::WorkerInfo> {
+        Box::pin(self.inner.engine.worker_info())
     }
 
-    /// What the worker runs, its own platform first.
-    pub fn platforms(&self) -> Vec<Platform> {
-        self.inner.engine.worker_info().platforms.clone()
+    /// The worker's own platform.
+    pub fn platform(&self) -> Platform {
+        self.inner.engine.own_platforms().first().cloned().unwrap_or_else(Platform::host)
     }
 
     /// Where this build's events go.

@@ -92,7 +92,7 @@ impl Bridge {
         let context = self.solver_job().context(internal_vertex("frontend"));
         let root = pb::Mount { dest: "/".to_owned(), ..pb::Mount::default() };
         let mut prepared = Prepared::new(self.worker(), &[root], &[tree], &context).await?;
-        let meta = pb::Meta { remove_mount_stubs_recursive: true, ..self.program(&config, &request) };
+        let meta = pb::Meta { remove_mount_stubs_recursive: true, ..self.program(&config, &request).await };
         let mut process = process_spec(&meta, &[], None)?;
         let label = config.config.labels.get(NO_NETWORK_LABEL).map(String::as_str);
         let network = match label {
@@ -139,14 +139,14 @@ impl Bridge {
     }
 
     /// Arguments, environment and directory of a frontend.
-    fn program(&self, config: &ImageConfig, request: &FrontendRequest) -> pb::Meta {
+    async fn program(&self, config: &ImageConfig, request: &FrontendRequest) -> pb::Meta {
         let image = &config.config;
         let mut env = image.env.clone();
         let opts = cooper_attest::Wanted::without_builtin_scans(&request.opts);
         env.extend(opts.iter().enumerate().map(|(i, (key, value))| format!("BUILDKIT_FRONTEND_OPT_{i}={key}={value}")));
         let session = self.job().sessions().into_iter().next().unwrap_or_default();
         env.push(format!("BUILDKIT_SESSION_ID={session}"));
-        let worker = self.worker_info();
+        let worker = self.worker_info().await;
         let workers = json!([{"ID": worker.id, "Labels": worker.labels, "Platforms": worker.platforms}]);
         env.push(format!("BUILDKIT_WORKERS={workers}"));
         env.push(format!("BUILDKIT_EXPORTEDPRODUCT={PRODUCT}"));

@@ -1,11 +1,8 @@
 //! Gives devices of the machine to a step.
 
-use crate::{
-    domain::{Build, StepError},
-    worker::Worker,
-};
-use cooper_sandbox::{ContainerMount, ContainerSpec, MountKind, ProcessSpec};
-use cooper_solver::OpContext;
+use crate::{domain::StepError, worker::Worker};
+use cooper_sandbox::{ContainerMount, ContainerSpec, Hook, HookPoint, MountKind, ProcessSpec};
+use std::time::Duration;
 
 /// Changes a container and its process so that devices, given by their full names, can be used.
 pub(crate) fn add_devices(
@@ -13,7 +10,6 @@ pub(crate) fn add_devices(
     names: &[String],
     spec: &mut ContainerSpec,
     process: &mut ProcessSpec,
-    cx: &OpContext<Build>,
 ) -> Result<(), StepError> {
     let Some(registry) = &worker.devices else { return Err(StepError::refused("devices are switched off")) };
     let edits = registry.edits(names).map_err(StepError::while_doing("cannot give the step its devices"))?;
@@ -44,13 +40,16 @@ pub(crate) fn add_devices(
     }
     process.extra_groups.extend(edits.additional_gids);
     for hook in edits.hooks {
-        cx.log(
-            2,
-            format!(
-                "warning: the {} hook {} of a device is not run: steps have no runtime that calls hooks\n",
-                hook.hook_name, hook.path
-            ),
-        );
+        let Some(point) = HookPoint::ALL.into_iter().find(|point| point.as_str() == hook.hook_name) else {
+            return Err(StepError::refused(format!("a device has a hook of an unknown kind: {}", hook.hook_name)));
+        };
+        spec.hooks.push(Hook {
+            point,
+            path: hook.path.into(),
+            args: hook.args,
+            env: hook.env,
+            timeout: hook.timeout.map(Duration::from_secs),
+        });
     }
     Ok(())
 }

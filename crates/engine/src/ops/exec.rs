@@ -143,9 +143,10 @@ impl ExecOp {
             Shape { network: self.exec.network(), security: self.exec.security(), resources: self.resources.clone() };
         let mut spec = container_spec(&self.worker, &meta, shape, prepared)?;
         if !self.devices.is_empty() {
-            add_devices(&self.worker, &self.devices, &mut spec, &mut process, cx)?;
+            add_devices(&self.worker, &self.devices, &mut spec, &mut process)?;
         }
-        if let Some(notice) = self.worker.emulation.arrange(&self.platform, &mut spec, &mut process) {
+        let emulation = &self.worker.emulation;
+        if let Some(notice) = emulation.arrange(&self.worker, &self.platform, &mut spec, &mut process).await {
             cx.log(2, notice);
         }
         let jobs = cx.jobs();

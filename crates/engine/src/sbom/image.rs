@@ -38,7 +38,7 @@ impl ScannerImage {
             let parsed: Result<ImageRef, _> = text.parse();
             parsed.map_err(|e| BuildError::refused(format!("invalid scanner image {text:?}: {e}")))
         };
-        let platform = bridge.platforms().into_iter().next().unwrap_or_else(Platform::host);
+        let platform = bridge.platform();
         let options = ResolveOptions {
             platform: Some(platform.clone()),
             mode: mode.to_owned(),

@@ -39,7 +39,7 @@ impl Request {
     pub fn parse(request: FrontendRequest, bridge: &Bridge) -> Result<Self, BuildError> {
         let FrontendRequest { opts, inputs } = request;
         let session = bridge.job().sessions().into_iter().next().filter(|id| !id.is_empty());
-        let build_platforms = bridge.platforms().into_iter().take(1).collect();
+        let build_platforms = vec![bridge.platform()];
         Self::read(opts, inputs, build_platforms, session)
     }
 
