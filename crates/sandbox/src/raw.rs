@@ -331,13 +331,7 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 pub(crate) fn remove_bridge(name: &str) -> io::Result<()> {
     // Of `linux/sockios.h`.
     const SIOCBRDELBR: u64 = 0x89a1;
-    let mut text = [0 as libc::c_char; libc::IFNAMSIZ];
-    if name.len() >= text.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in text.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let text = interface_name(name)?;
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     // SAFETY: the request is a zeroed structure on this frame; its name, and the other call's argument, end with a NUL
     // because the text is shorter than the field. The socket is open.
@@ -351,6 +345,82 @@ pub(crate) fn remove_bridge(name: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a bridge, down and without ports.
+pub(crate) fn add_bridge(name: &str) -> io::Result<()> {
+    // Of `linux/sockios.h`.
+    const SIOCBRADDBR: u64 = 0x89a0;
+    let text = interface_name(name)?;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: the argument ends with a NUL because the text is shorter than the field. The socket is open.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCBRADDBR as _, text.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives an interface an address; for version 4 the only one.
+pub(crate) fn set_address(name: &str, address: std::net::IpAddr, prefix: u32) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType};
+    /// `struct in6_ifreq` of `linux/ipv6.h`.
+    #[repr(C)]
+    struct Request6 {
+        address: [u8; 16],
+        prefix: u32,
+        index: i32,
+    }
+    /// `struct ifreq` with an address of version 4.
+    #[repr(C)]
+    struct Request4 {
+        name: [libc::c_char; libc::IFNAMSIZ],
+        address: libc::sockaddr_in,
+        rest: [u8; 8],
+    }
+    let text = interface_name(name)?;
+    match address {
+        std::net::IpAddr::V4(address) => {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+            let mask = u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0);
+            for (call, value) in [(libc::SIOCSIFADDR, address.to_bits()), (libc::SIOCSIFNETMASK, mask)] {
+                let mut request = Request4 {
+                    name: text,
+                    address: libc::sockaddr_in {
+                        sin_family: libc::AF_INET as libc::sa_family_t,
+                        sin_port: 0,
+                        sin_addr: libc::in_addr { s_addr: value.to_be() },
+                        sin_zero: [0; 8],
+                    },
+                    rest: [0; 8],
+                };
+                // SAFETY: the request is as large as the structure that the call reads, and its name ends with a NUL. The
+                // socket is open.
+                let result = unsafe { libc::ioctl(socket.as_raw_fd(), call as _, &raw mut request) };
+                if result != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        }
+        std::net::IpAddr::V6(address) => {
+            let socket = rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?;
+            let index = rustix::net::netdevice::name_to_index(&socket, name)?;
+            let request = Request6 { address: address.octets(), prefix, index: index as i32 };
+            // SAFETY: the request is the structure that the call reads. The socket is open.
+            let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw const request) };
+            if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        }
+    }
+}
+
+/// A name as the kernel's structures hold it.
+fn interface_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
+    let mut text = [0 as libc::c_char; libc::IFNAMSIZ];
+    if name.len() >= text.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in text.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(text)
 }
 
 /// Marks every descriptor from `first` on to be closed by `execve`. Async-signal-safe.

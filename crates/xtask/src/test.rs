@@ -7,12 +7,14 @@ use crate::tools;
 
 /// Programs that tests call, and the Debian packages that have them.
 const NEEDED: &[(&str, &str)] = &[
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("busybox", "busybox-static"),
     ("crun", "crun"),
     ("docker-registry", "docker-registry"),
     ("git", "git"),
     ("gpg", "gnupg"),
     ("htpasswd", "apache2-utils"),
+    ("iptables", "iptables"),
     ("npm", "npm"),
     ("openssl", "openssl"),
     ("podman", "podman"),

@@ -107,12 +107,15 @@ const ARM: [u64; 17] = [
     0x0100_00d4_0000_0000,
 ];
 
+pub fn arm_program() -> Vec<u8> {
+    ARM.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
 #[test]
 fn steps_for_another_processor_are_emulated_and_say_so() {
     let shop = workshop();
     let context = shop.context(&[("Dockerfile", "FROM scratch\nCOPY program /program\nRUN [\"/program\"]\n")]);
-    let program: Vec<u8> = ARM.iter().flat_map(|word| word.to_be_bytes()).collect();
-    fs::write(context.join("program"), program).unwrap();
+    fs::write(context.join("program"), arm_program()).unwrap();
     fs::set_permissions(context.join("program"), fs::Permissions::from_mode(0o755)).unwrap();
     let emulators = shop.path("emulators");
     fs::create_dir(&emulators).unwrap();

@@ -18,6 +18,7 @@ mod observe;
 mod outputs;
 mod registries;
 mod remote_caches;
+mod runtimes;
 mod sbom;
 mod state;
 mod travelling;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The interface inside.
-const INTERFACE: &str = "eth0";
+pub(super) const INTERFACE: &str = "eth0";
 
 /// Plug-ins to call in order, and where they are.
 #[derive(Debug, Clone)]
@@ -55,6 +55,17 @@ impl Network {
             return Err("it names no plug-in, or one without a type".into());
         }
         Ok(Self { name, version, plugins, dirs })
+    }
+
+    /// What a later builder needs to call the same plug-ins.
+    pub(crate) fn note(&self) -> Value {
+        json!({"name": self.name, "cniVersion": self.version, "plugins": self.plugins, "dirs": self.dirs})
+    }
+
+    /// From a note.
+    pub(crate) fn noted(mut note: Value) -> Option<Self> {
+        let dirs = serde_json::from_value(note.get_mut("dirs")?.take()).ok()?;
+        Self::parse(note, dirs).ok()
     }
 
     /// Whether every plug-in is there.

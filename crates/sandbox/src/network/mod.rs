@@ -5,6 +5,7 @@
 //! left over; it is noted before it is made, and given back at the next start.
 
 mod cni;
+mod left;
 mod namespace;
 mod pool;
 

@@ -1,6 +1,7 @@
 //! Hands networks to steps. Connecting a namespace calls several programs, so namespaces are used again.
 
 use super::cni::{Attachment, Network as Plugins, bridge};
+use super::left;
 use super::{NetworkConfig, NetworkMode, NetworkNamespace};
 use crate::error::{Error, Result};
 use crate::spec::Network;
@@ -87,6 +88,7 @@ impl Networks {
             plugins.check()?;
             Ok(plugins)
         };
+        left::give_back(&records(state), config.mode != NetworkMode::Bridge);
         match config.mode {
             // A switch of the field: without it, a bridge is only made for those who ask.
             NetworkMode::Auto if config.cni_config.is_file() => Self::connected("cni", load()?, None, config, state),
@@ -122,7 +124,7 @@ impl Networks {
         config: &NetworkConfig,
         state: &Path,
     ) -> Result<Self> {
-        let records = state.join("network");
+        let records = records(state);
         std::fs::create_dir_all(&records).map_err(Error::setup(format!("create directory {}", records.display())))?;
         let mut pool = Pool {
             plugins,
@@ -133,7 +135,6 @@ impl Networks {
             next: AtomicU64::new(0),
             records,
         };
-        pool.sweep();
         if let Some(name) = bridge {
             pool.claim_bridge(name)?;
         }
@@ -228,32 +229,14 @@ impl Pool {
     }
 
     fn note(&self, id: &str, hostname: Option<&str>, result: &Value) -> Result<()> {
-        let text = json!({"hostname": hostname, "result": result}).to_string();
+        let network = self.plugins.note();
+        let text = json!({"hostname": hostname, "result": result, "network": network}).to_string();
         let path = self.records.join(id);
         std::fs::write(&path, text).map_err(Error::setup(format!("write {}", path.display())))
     }
 
     fn forget(&self, id: &str) {
         let _ = std::fs::remove_file(self.records.join(id)); // one that stays costs the next start a call
-    }
-
-    /// Gives back what a builder that was killed had taken. Its namespaces are gone with it.
-    fn sweep(&self) {
-        for entry in std::fs::read_dir(&self.records).into_iter().flatten().flatten() {
-            let Ok(id) = entry.file_name().into_string() else { continue };
-            if id == BRIDGE {
-                continue;
-            }
-            let text = std::fs::read(entry.path()).unwrap_or_default();
-            let note: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
-            let from = Attachment { id: &id, namespace: Path::new(""), hostname: note["hostname"].as_str() };
-            match self.plugins.del(&from, &note["result"]) {
-                Ok(()) => self.forget(&id),
-                Err(error) => {
-                    tracing::warn!(%error, id, "cannot give back what an earlier builder took of the network");
-                }
-            }
-        }
     }
 
     /// Notes whether the bridge is ours: one that was there before us stays after us.
@@ -273,18 +256,16 @@ impl Pool {
         for connected in idle {
             self.disconnect(connected);
         }
-        let Some(name) = &self.bridge else { return };
-        // Somebody else may be connected to it by now.
-        let ports = std::fs::read_dir(Path::new("/sys/class/net").join(name).join("brif"));
-        if ports.is_ok_and(|mut ports| ports.next().is_some()) {
-            return;
-        }
-        match crate::raw::remove_bridge(name) {
-            Ok(()) => self.forget(BRIDGE),
-            Err(error) => tracing::warn!(%error, name, "cannot remove the bridge; the next builder takes it over"),
+        if let Some(name) = &self.bridge {
+            left::remove_bridge(&self.records, name);
         }
     }
 }
 
+/// Where notes are of what a later builder may have to give back.
+fn records(state: &Path) -> PathBuf {
+    state.join("network")
+}
+
 /// The record that names the bridge.
-const BRIDGE: &str = "bridge";
+pub(super) const BRIDGE: &str = "bridge";
