@@ -14,6 +14,7 @@ pub mod flags;
 mod gc;
 mod keys;
 mod provenance;
+mod signatures;
 mod unheeded;
 mod values;
 
@@ -390,11 +391,13 @@ pub struct GhaSignConfig {
 
 /// `[cache.gha.verify]`.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct GhaVerifyConfig {
     /// Entries without a good signature are ignored.
     pub required: bool,
-    /// Thresholds and certificate fields, uninterpreted here.
+    /// A `trusted_root.json` of sigstore.
+    pub trusted_root: Option<PathBuf>,
+    /// Thresholds and certificate fields.
     pub policy: toml::Table,
 }
 
@@ -513,14 +516,7 @@ impl DaemonConfig {
                     .into(),
             ));
         }
-        let gha = &self.cache.gha;
-        if !gha.sign.command.is_empty() || gha.verify.required {
-            return Err(ConfigError::Unsupported(
-                "entries of GitHub's cache can be neither signed nor verified here: remove cache.gha.sign and \
-                 cache.gha.verify"
-                    .into(),
-            ));
-        }
+        self.cache.gha.check()?;
         if !self.worker.oci.user_remap_unsupported.is_empty() {
             return Err(ConfigError::Unsupported("worker.oci.userRemapUnsupported is not supported".into()));
         }

@@ -225,6 +225,7 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         options: dns.options.clone(),
     });
     let cgroup_parent = Some(oci.default_cgroup_parent.clone()).filter(|p| !p.is_empty());
+    let signatures = Arc::new(config.cache.gha.signatures()?);
     Ok(EngineConfig {
         snapshotter: oci.snapshotter.clone(),
         registries: HostsConfig(config.registries.iter().map(|(host, r)| (host.clone(), host_config(r))).collect()),
@@ -234,7 +235,7 @@ fn engine_config(config: &DaemonConfig, credentials: Option<Arc<dyn Credentials>
         labels: oci.labels.clone(),
         platforms,
         gc: gc_policies(&oci.gc, DiskStat::of(&root)),
-        worker: WorkerConfig { dns, cgroup_parent, proxy_network: config.proxy_network },
+        worker: WorkerConfig { dns, cgroup_parent, proxy_network: config.proxy_network, signatures },
         network: network_config(config)?,
         isolation: cooper_sandbox::Isolation {
             level: isolation()?,

@@ -33,6 +33,7 @@ mod worker;
 pub use build_error::{BuildError, Detail, FailedVertex, FailureClass};
 pub use caches::{Background, CacheExportStatus, CacheSpec};
 pub use compatibility::Compatibility;
+pub use cooper_remote_cache::{Signatures, Trust};
 pub use domain::{BuildJob, FailedPart, StepError, StepErrorKind};
 pub use engine::{BuildLog, BuildRequest, BuildResponse, Engine, EngineConfig, OpenError, WorkerInfo, probe_snapshots};
 pub use exporting::ExporterSpec;

@@ -38,6 +38,8 @@ pub struct WorkerConfig {
     pub cgroup_parent: Option<String>,
     /// Every step goes through a proxy that writes down what it fetches.
     pub proxy_network: bool,
+    /// Signatures of caches at GitHub.
+    pub signatures: Arc<cooper_remote_cache::Signatures>,
 }
 
 /// How long a build waits for a session of its own to show up.

@@ -132,20 +132,35 @@ impl Default for CompressionChoice {
     }
 }
 
+/// Which exporter an image's attributes are for. What another one knows is metadata like any unknown attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// `image`
+    Store,
+    /// `oci`, `docker`
+    Client,
+}
+
 impl ImageAttrs {
     /// Reads the attributes.
-    pub fn parse<'a>(attrs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+    pub fn parse<'a>(target: Target, attrs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let mut out = Self::default();
         for (key, value) in attrs {
-            out.set(key, value)?;
+            let known = match target {
+                Target::Store => out.set_for_store(key, value)?,
+                Target::Client => out.set_for_client(key, value)?,
+            };
+            if !known && !out.set(key, value)? && !out.annotations.set(key, value)? {
+                out.metadata.insert(key.to_owned(), value.to_owned());
+            }
         }
         out.validate()?;
         Ok(out)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+    /// Takes what only the `image` exporter knows; false for anything else.
+    fn set_for_store(&mut self, key: &str, value: &str) -> Result<bool> {
         match key {
-            "name" => value.clone_into(&mut self.name),
             "push" => self.push = flag(key, value)?,
             "push-by-digest" => self.push_by_digest = flag(key, value)?,
             "registry.insecure" => self.insecure = flag(key, value)?,
@@ -155,6 +170,26 @@ impl ImageAttrs {
             "dangling-name-prefix" => value.clone_into(&mut self.dangling_name_prefix),
             "danging-name-empty-only" => self.dangling_name_empty_only = flag(key, value)?,
             "name-canonical" => self.name_canonical = flag(key, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes what only the `oci` and `docker` exporters know; false for anything else.
+    fn set_for_client(&mut self, key: &str, value: &str) -> Result<bool> {
+        match key {
+            "tar" => self.tar = Some(flag(key, value)?),
+            "present-chains" => self.present.chains = value.split(',').map(str::to_owned).collect(),
+            "present-blobs" => self.present.blobs = value.split(',').map(str::to_owned).collect(),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes what all of them know; false for anything else.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool> {
+        match key {
+            "name" => value.clone_into(&mut self.name),
             "oci-mediatypes" => self.oci_media_types = Some(boolean(key, value)?),
             "oci-artifact" => self.oci_artifact = Some(boolean(key, value)?),
             "attestation-inline" => self.attestation_inline = Some(boolean(key, value)?),
@@ -177,16 +212,9 @@ impl ImageAttrs {
             "force-compression" => self.compression.force = flag(key, value)?,
             "rewrite-timestamp" => self.rewrite_timestamp = boolean(key, value)?,
             "source-date-epoch" => self.epoch = Some(epoch(value)?),
-            "tar" => self.tar = Some(flag(key, value)?),
-            "present-chains" => self.present.chains = value.split(',').map(str::to_owned).collect(),
-            "present-blobs" => self.present.blobs = value.split(',').map(str::to_owned).collect(),
-            _ => {
-                if !self.annotations.set(key, value)? {
-                    self.metadata.insert(key.to_owned(), value.to_owned());
-                }
-            }
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Checks what excludes each other. Called again once the defaults are settled.
@@ -404,7 +432,23 @@ mod tests {
     use super::*;
 
     fn parse(attrs: &[(&str, &str)]) -> std::result::Result<ImageAttrs, String> {
-        ImageAttrs::parse(attrs.iter().copied()).map_err(|e| e.to_string())
+        ImageAttrs::parse(Target::Store, attrs.iter().copied()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn attributes_of_other_exporters_are_metadata() {
+        let given = ["push", "store", "unpack", "dangling-name-prefix", "name-canonical", "tar", "present-chains"];
+        let metadata = |target| {
+            let attrs = ImageAttrs::parse(target, given.map(|key| (key, "x"))).map_err(|e| e.to_string());
+            attrs.map(|attrs| attrs.metadata.into_keys().collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(metadata(Target::Store), Err("non-bool value \"x\" specified for push".to_owned()));
+        let client = ImageAttrs::parse(Target::Client, [("unpack", "true"), ("rewrite-timestamp", "true")]).unwrap();
+        assert_eq!(client.metadata["unpack"], "true");
+        assert_eq!(metadata(Target::Client), Err("non-bool value \"x\" specified for tar".to_owned()));
+        let client = ImageAttrs::parse(Target::Client, given[..5].iter().map(|key| (*key, "x"))).unwrap();
+        assert_eq!(client, ImageAttrs { metadata: client.metadata.clone(), ..ImageAttrs::default() });
+        assert_eq!(client.metadata.len(), 5);
     }
 
     #[test]

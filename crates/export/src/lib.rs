@@ -20,7 +20,7 @@ pub mod write;
 
 pub use attrs::{
     AnnotationSet, Annotations, AttestationStorage, CompressionChoice, CompressionKind, FsAttrs, ImageAttrs, LocalMode,
-    Present,
+    Present, Target,
 };
 pub use error::{Error, Result};
 pub use names::Names;

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn names(attrs: &[(&str, &str)], own: Option<&str>) -> String {
-        let attrs = ImageAttrs::parse(attrs.iter().copied()).unwrap();
+        let attrs = ImageAttrs::parse(crate::Target::Store, attrs.iter().copied()).unwrap();
         let digest = Digest::of("x");
         let names = Names::of(&attrs, own, &digest);
         let text = format!("{} | {}", names.given.join(" "), names.stored.join(" "));

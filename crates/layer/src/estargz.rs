@@ -28,9 +28,9 @@ const TABLE: &str = "stargz.index.json";
 /// Annotations of such blobs.
 pub mod annotations {
     /// Digest of the table of contents.
-    pub const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+    pub use cooper_oci::annotations::ESTARGZ_CONTENTS as TOC_DIGEST;
     /// Bytes of the archive.
-    pub const UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+    pub use cooper_oci::annotations::ESTARGZ_SIZE as UNCOMPRESSED_SIZE;
 }
 
 #[derive(Serialize)]

@@ -42,6 +42,8 @@ pub mod annotations {
         UNCOMPRESSED = "containerd.io/uncompressed";
         CREATED_AT = "buildkit/createdat";
         REWRITTEN_TIMESTAMP = "buildkit/rewritten-timestamp";
+        ESTARGZ_CONTENTS = "containerd.io/snapshot/stargz/toc.digest";
+        ESTARGZ_SIZE = "io.containers.estargz.uncompressed-size";
         REFERENCE_TYPE = "vnd.docker.reference.type";
         REFERENCE_DIGEST = "vnd.docker.reference.digest";
         PREDICATE_TYPE = "in-toto.io/predicate-type";

@@ -22,6 +22,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// is no cache.
     async fn current(&self) -> Result<Option<Stored>>;
 
+    /// What people should know of what was done since this was asked last: whose signatures were found, and the like.
+    fn take_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Gets the right to write by now, as far as it lasts: whoever vouches for it may be gone later. What is wrong with it
     /// shows when something is written.
     async fn authorize(&self) {}

@@ -121,6 +121,9 @@ fn outward(layer: &crate::Layer, oci: bool) -> Descriptor {
     for (key, value) in notes {
         desc.annotations.extend(value.map(|v| (key.to_owned(), v)));
     }
+    // By which runtimes, and exports of what is imported here, know a seekable archive.
+    let seekable = [annotations::ESTARGZ_CONTENTS, annotations::ESTARGZ_SIZE];
+    desc.annotations.extend(seekable.iter().filter_map(|key| Some(((*key).to_owned(), kept(key)?))));
     desc
 }
 

@@ -35,6 +35,7 @@ pub use config::{CONFIG_MEDIA_TYPE, MAX_CONFIG, parse, parse_described, parse_in
 pub use directory::Directory;
 pub use documents::{DESCRIPTION, Memory, boolean};
 pub use error::{Error, FormatError, Result};
+pub use gha::{Signatures, Trust};
 pub use local::LocalCache;
 pub use open::{Role, open_store};
 pub use publish::write;

@@ -1,6 +1,6 @@
 //! Kinds of caches that need nothing but their attributes.
 
-use crate::{Backend, Result, service::open_service};
+use crate::{Backend, Result, Signatures, service::open_service};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What a cache is opened for.
@@ -13,6 +13,11 @@ pub enum Role {
 }
 
 /// Opens a cache of a kind that is reached over HTTP by itself. `None`: there is no such kind.
-pub fn open_store(kind: &str, attrs: &BTreeMap<String, String>, _role: Role) -> Option<Result<Arc<dyn Backend>>> {
-    open_service(kind, attrs, None)
+pub fn open_store(
+    kind: &str,
+    attrs: &BTreeMap<String, String>,
+    _role: Role,
+    signatures: &Arc<Signatures>,
+) -> Option<Result<Arc<dyn Backend>>> {
+    open_service(kind, attrs, None, signatures)
 }

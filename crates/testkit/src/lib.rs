@@ -2,7 +2,7 @@
 //!
 //! Lives here: running programs ([`process`]), images made on the spot ([`image`]), a real registry ([`registry`]),
 //! real object stores ([`objects`]), a stand-in for GitHub's cache ([`actions`]), one for token servers ([`tokens`]), a proxy that makes requests fail
-//! ([`faults`]), the program under test as a command and as a daemon ([`workshop`], [`daemon`]), and proof that nothing is left behind
+//! ([`faults`]), sigstore's services ([`sigstore`]), the program under test as a command and as a daemon ([`workshop`], [`daemon`]), and proof that nothing is left behind
 //! ([`leftovers`]). Must never live here: assertions on a single feature, or anything of the product's own crates: what
 //! is written by the product is read back by somebody else's programs.
 //!
@@ -19,6 +19,7 @@ pub mod leftovers;
 pub mod objects;
 pub mod process;
 pub mod registry;
+pub mod sigstore;
 pub mod tls;
 pub mod tokens;
 pub mod workshop;
@@ -29,5 +30,6 @@ pub use faults::{Fault, Proxy, When};
 pub use objects::ObjectServer;
 pub use process::{Outcome, Running, outcome};
 pub use registry::{Access, Registry};
+pub use sigstore::{Signer, Signing, Sigstore};
 pub use tokens::TokenGate;
 pub use workshop::Workshop;

@@ -7,7 +7,7 @@ use std::path::Path;
 /// From values without I/O up to the edges. Crates of one row do not know each other.
 const TIERS: &[(&str, &[&str])] = &[
     ("values", &["oci", "wire", "mount"]),
-    ("pure logic", &["llb", "fsmatch", "sbom", "signature", "solver"]),
+    ("pure logic", &["llb", "fsmatch", "sbom", "signature", "sigstore", "solver"]),
     ("over graphs", &["attest", "dockerfile"]),
     ("storage primitives", &["content", "rooted"]),
     ("capabilities", &["cdi", "layer", "proxy", "registry", "sandbox", "session", "snapshot"]),

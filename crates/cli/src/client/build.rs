@@ -27,7 +27,7 @@ use crate::error::{CliError, Failure, Result};
 use crate::progress::Progress;
 
 /// Everything that a build needs to know.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Build {
     /// 25 characters of base 36.
     pub ref_id: String,

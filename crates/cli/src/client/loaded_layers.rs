@@ -2,7 +2,7 @@
 //!
 //! Docker reads the file of a layer only when no image of its store has that layer on top of the same others; containerd
 //! takes a blob that an archive lacks from its store. Both are asked by their own programs; whoever gives no answer gets
-//! everything. podman, and docker on top of containerd's store, insist on whole archives.
+//! everything. Docker on top of containerd's store insists on whole archives, podman pulls ([`super::pulled`]).
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};

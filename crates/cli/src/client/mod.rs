@@ -18,6 +18,7 @@ mod oci_index;
 pub mod output;
 pub mod pairs;
 pub mod policy;
+pub mod pulled;
 pub mod secret;
 pub mod session;
 mod shell;

@@ -142,7 +142,7 @@ async fn one(entry: &CacheOptionsEntry, options: Collect, config: Option<&PathBu
             return Ok((format!("local cache {dir}"), local_cache::collect(dir, options)?));
         }
         "registry" => Arc::new(registry(&entry.attrs, config)?),
-        kind => match open_store(kind, &entry.attrs, Role::Export) {
+        kind => match open_store(kind, &entry.attrs, Role::Export, &Arc::default()) {
             Some(opened) => opened.map_err(fault)?,
             None => return Err(CliError::Usage(format!("unknown kind of cache: {kind:?}"))),
         },

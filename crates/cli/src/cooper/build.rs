@@ -15,7 +15,7 @@ use crate::client::build::{self, Build, Outcome};
 use crate::client::interrupt::Interrupt;
 use crate::client::output::{Destination, surroundings};
 use crate::client::pairs::{self, process_env};
-use crate::client::{cache, loaded_layers, metadata, random_id, secret, ssh};
+use crate::client::{cache, loaded_layers, metadata, pulled, random_id, secret, ssh};
 use crate::error::{CliError, Result, print};
 use crate::progress::{Mode, Progress, Stream};
 
@@ -109,6 +109,7 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     let (mut build, _context) = request(&flags, file)?;
     let kept = build.exports.iter().any(|export| export.destination == Destination::Daemon);
     let subrequest = build.subrequest;
+    let plan = pulled::plan(&mut build).await;
 
     let engine = global.connect(&flags.engine, &build.entitlements).await?;
     // A builder in this process may know all that this user does; others need not see passwords.
@@ -116,7 +117,19 @@ pub async fn run(global: &GlobalFlags, flags: BuildFlags) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let progress = Progress::start(mode, Stream::Stderr, Vec::new());
     let reference = build.ref_id.clone();
-    let built = build::run(engine.channel(), build, progress, interrupt).await;
+    let whole = plan.as_ref().map(|plan| plan.as_archive(&build));
+    let mut built = build::run(engine.channel(), build, progress, interrupt).await;
+    if let (Some(plan), Some(whole), Ok(outcome)) = (plan, whole, &mut built) {
+        match plan.pull(engine.channel(), &mut outcome.response).await {
+            Ok(told) if matches!(mode, Mode::Quiet | Mode::RawJson) => drop(told),
+            Ok(told) => eprintln!("{told}"),
+            Err(reason) => {
+                eprintln!("podman cannot pull the image from here ({reason}): all of it is sent");
+                let progress = Progress::start(mode, Stream::Stderr, Vec::new());
+                built = build::run(engine.channel(), whole, progress, Interrupt::install()?).await;
+            }
+        }
+    }
     let waiting = engine.cache_exports().iter().filter(|e| e.build == reference && e.ended.is_none()).count();
     if waiting > 0 {
         eprintln!("finishing {waiting} cache export(s): without a daemon nobody else would (async=true)");

@@ -21,7 +21,7 @@ pub struct OutputFlags {
     /// Push the image to its registry
     #[arg(long)]
     push: bool,
-    /// Load the image into docker, podman, nerdctl or containerd; docker and containerd are not sent layers that they have
+    /// Load the image into docker, podman, nerdctl or containerd; docker, podman and containerd are not sent layers that they have
     #[arg(long)]
     load: bool,
     /// Add an annotation to the image: [index|manifest|…[PLATFORM]:]KEY=VALUE

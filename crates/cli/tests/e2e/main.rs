@@ -20,6 +20,7 @@ mod registries;
 mod remote_caches;
 mod runtimes;
 mod sbom;
+mod signed_caches;
 mod state;
 mod travelling;
 

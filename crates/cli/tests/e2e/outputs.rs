@@ -209,7 +209,7 @@ fn images_are_loaded_into_the_engine_that_is_there() {
         place("podman-run")
     );
     program("podman", &format!("{store} \"$@\""));
-    load().ok();
+    load().ok().says("loaded into podman, which lacked");
     let mut inspect = Command::new(bin.join("podman"));
     let seen = outcome(inspect.args(["image", "inspect", "--format", "{{.RepoTags}}", "example.com/loaded:1"])).ok();
     assert_eq!(seen.text().trim(), "[example.com/loaded:1]");
@@ -257,4 +257,60 @@ esac
     assert_eq!(layers_sent_with("one"), 2);
     assert_eq!(layers_sent_with("two"), 1, "only what is new");
     assert_eq!(layers_sent_with("two"), 0);
+}
+
+/// podman pulls from the build's own program: what it has already does not travel again.
+#[test]
+fn layers_that_podman_has_are_not_sent_again() {
+    let shop = workshop();
+    let bin = shop.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let place = |name: &str| shop.path(name).display().to_string();
+    let store = format!(
+        "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nexec podman --root {} --runroot {} --storage-driver vfs \
+         --events-backend file --cgroup-manager cgroupfs \"$@\"\n",
+        place("podman"),
+        place("podman-run")
+    );
+    fs::write(bin.join("podman"), store).unwrap();
+    fs::set_permissions(bin.join("podman"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let podman = |arguments: &[&str]| outcome(Command::new(bin.join("podman")).args(arguments)).ok().text();
+    let daemon = shop.daemon();
+    // Of builds with layers of 8 MB and 300 kB: bytes that podman lacked, and all bytes of the image.
+    let load = |last: &str| {
+        let lines = format!(
+            "RUN head -c 8000000 /dev/urandom > /large\nRUN head -c 300000 /dev/urandom > /small && echo {last}\n"
+        );
+        let context = shop.dockerfile(&lines);
+        let mut build = shop.build_with(&daemon, &context);
+        build.env("PATH", format!("{}:/usr/bin:/bin", bin.display())).env_remove("DOCKER_HOST");
+        let said = outcome(build.args(["--load", "-t", "example.com/app:1", "-t", "app:2"])).ok().stderr;
+        let line = said.lines().find_map(|line| line.strip_prefix("loaded into podman, which lacked ")).expect(&said);
+        let number = |text: &str| {
+            let (digits, unit) = text.split_at(text.len() - 2);
+            digits.parse::<f64>().unwrap() * if unit == "MB" { 1e6 } else { 1e3 }
+        };
+        let (lacked, all) = line.split_once(" of ").unwrap();
+        (number(lacked), number(all))
+    };
+    let (lacked, all) = load("one");
+    assert!(lacked > 8.3e6 && lacked <= all * 1.01, "{lacked} of {all}");
+    let first = podman(&["image", "inspect", "--format", "{{.Id}} {{.RepoTags}}", "app:2"]);
+    let (lacked, all) = load("two");
+    assert!((3e5..4e5).contains(&lacked) && all > 8.3e6, "{lacked} of {all}");
+    let second = podman(&["image", "inspect", "--format", "{{.Id}} {{.RepoTags}}", "app:2"]);
+    assert_ne!(first, second);
+    assert!(second.contains("[example.com/app:1 docker.io/library/app:2]"), "{second}");
+    // Nothing else has a name, and nothing of this is called by the way that it took.
+    assert!(!podman(&["image", "ls", "--format", "{{.Repository}}"]).contains("127.0.0.1"));
+
+    // Where it cannot be pulled, all of it is sent.
+    let script = fs::read_to_string(bin.join("podman")).unwrap();
+    let without = script.replace("\nexec", "\n[ \"$1\" != pull ] || { echo 'no way there' >&2; exit 1; }\nexec");
+    fs::write(bin.join("podman"), without).unwrap();
+    let context = shop.dockerfile("RUN echo made > /made\n");
+    let mut build = shop.build_with(&daemon, &context);
+    build.env("PATH", format!("{}:/usr/bin:/bin", bin.display())).env_remove("DOCKER_HOST");
+    outcome(build.args(["--load", "-t", "app:3"])).ok().says("podman cannot pull the image from here (no way there)");
+    podman(&["image", "inspect", "app:3"]);
 }

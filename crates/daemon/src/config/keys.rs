@@ -125,7 +125,10 @@ const ROOT: Shape = Keys(&[
         "cache",
         Keys(&[(
             "gha",
-            Keys(&[("sign", Keys(&[("command", Leaf)])), ("verify", Keys(&[("required", Leaf), ("policy", Leaf)]))]),
+            Keys(&[
+                ("sign", Keys(&[("command", Leaf)])),
+                ("verify", Keys(&[("required", Leaf), ("trustedRoot", Leaf), ("policy", Leaf)])),
+            ]),
         )]),
     ),
 ]);

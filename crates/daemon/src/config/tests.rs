@@ -122,6 +122,7 @@ maxRegistryConcurrency = 8
 command = ["sign"]
 [cache.gha.verify]
 required = true
+trustedRoot = "/trusted_root.json"
 [cache.gha.verify.policy]
 timestampThreshold = 1
 "#;
@@ -231,8 +232,8 @@ fn refusals() {
         ("", &["--group=no-such-group"], "unknown group no-such-group"),
         ("[system]\nmaxRegistryConcurrency = 0", &[], "must be greater than zero"),
         ("", &["--oci-worker-selinux"], "steps cannot be labelled for SELinux"),
-        ("[cache.gha.verify]\nrequired = true", &[], "can be neither signed nor verified"),
-        ("[cache.gha.sign]\ncommand = [\"s\"]", &[], "can be neither signed nor verified"),
+        ("[cache.gha.verify]\nrequired = true", &[], "needs the path of a sigstore trusted_root.json"),
+        ("[cache.gha.verify.policy]\nsigner = \"s\"", &[], "certificates have no such field"),
     ] {
         let error = with_flags(toml, arguments).unwrap_err();
         assert!(error.contains(expected), "{arguments:?}: {error}");

@@ -166,7 +166,9 @@ async fn import(
 ) -> Result<Imported, BuildError> {
     let backend = open(worker, job, spec, Role::Import).await?;
     let refused = |e: cooper_remote_cache::Error| BuildError::refused(Chain(&e).to_string());
-    let stored = backend.load().await.map_err(refused)?;
+    let stored = backend.load().await;
+    backend.take_notes().iter().for_each(|note| step.begin(note)());
+    let stored = stored.map_err(refused)?;
     let registry = (spec.kind == "registry").then(|| {
         let reference = spec.attrs.get("ref").and_then(|r| r.parse::<ImageRef>().ok());
         let insecure = spec.attrs.get("registry.insecure").and_then(|v| boolean(v)).unwrap_or(false);

@@ -56,7 +56,7 @@ async fn open(
             };
             Ok(Arc::new(cache.map_err(configure)?))
         }
-        kind => match cooper_remote_cache::open_store(kind, &spec.attrs, role) {
+        kind => match cooper_remote_cache::open_store(kind, &spec.attrs, role, &worker.config.signatures) {
             Some(opened) => opened.map_err(configure),
             None => Err(BuildError::refused(format!("unknown cache {what}: {kind:?}"))),
         },

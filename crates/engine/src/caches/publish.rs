@@ -71,6 +71,7 @@ async fn attempt(
     let done = step.begin("writing cache manifest");
     let published = cooper_remote_cache::write(target.backend.as_ref(), target.before.clone(), target.ttl, cache).await;
     done();
+    target.backend.take_notes().iter().for_each(|note| step.begin(note)());
     published.map(Some)
 }
 

@@ -41,14 +41,14 @@ pub enum Exporter {
 impl Exporter {
     /// Reads what a client sent. Nothing is built yet when this fails.
     pub fn parse(spec: &ExporterSpec) -> Result<Self, BuildError> {
-        use cooper_export::write::ArchiveKind;
+        use cooper_export::{Target, write::ArchiveKind};
         let attrs = || spec.attrs.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-        let image = || cooper_export::ImageAttrs::parse(attrs()).map_err(BuildError::from);
+        let image = |target| cooper_export::ImageAttrs::parse(target, attrs()).map_err(BuildError::from).map(Box::new);
         let files = || cooper_export::FsAttrs::parse(attrs()).map_err(BuildError::from);
         Ok(match spec.kind.as_str() {
-            "image" => Self::Image(Box::new(image()?)),
-            "oci" => Self::Archive(Box::new(image()?), ArchiveKind::Oci),
-            "docker" => Self::Archive(Box::new(image()?), ArchiveKind::Docker),
+            "image" => Self::Image(image(Target::Store)?),
+            "oci" => Self::Archive(image(Target::Client)?, ArchiveKind::Oci),
+            "docker" => Self::Archive(image(Target::Client)?, ArchiveKind::Docker),
             "local" => Self::Local(files()?),
             "tar" => Self::Tar(files()?),
             other => return Err(BuildError::refused(format!("exporter {other:?} could not be found"))),

@@ -62,7 +62,7 @@ impl Fixture {
 }
 
 pub fn attrs(pairs: &[(&str, &str)]) -> ImageAttrs {
-    ImageAttrs::parse(pairs.iter().copied()).unwrap().with_defaults(true, true)
+    ImageAttrs::parse(cooper_export::Target::Store, pairs.iter().copied()).unwrap().with_defaults(true, true)
 }
 
 pub fn one(image: Image, pairs: &[(&str, &str)]) -> Assembled {

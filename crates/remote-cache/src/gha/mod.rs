@@ -1,10 +1,14 @@
 //! GitHub's cache for workflow runs.
 //!
 //! Entries never change there. A document is therefore a row of entries, `<key>#1`, `<key>#2`, …, the newest of which
-//! counts; who reserves the next number writes it, which makes writes atomic.
+//! counts; who reserves the next number writes it, which makes writes atomic. Where documents are signed, they have keys of
+//! their own, and their signatures lie beside the layers, under the key that the document would have as one of them.
 
 mod api;
+mod signing;
 mod token;
+
+pub use signing::{Signatures, Trust};
 
 use crate::{
     Backend, Cache, Entry, Error, MAX_CONFIG, Published, Result, Sent, Stored, Version,
@@ -37,6 +41,8 @@ use tokio::{
 
 /// Keys of layers begin with it.
 const BLOBS: &str = "buildkit-blob-1-";
+/// What keys of signatures, and of documents that may have one, end with.
+const SIGNED: &str = "-sig";
 /// Longest time for one request with its repetitions, when the attributes do not say it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -54,6 +60,11 @@ struct Inner {
     listed: OnceCell<Option<HashSet<String>>>,
     /// Where layers can be downloaded, for a while.
     places: Mutex<HashMap<Digest, url::Url>>,
+    signatures: Arc<Signatures>,
+    /// How long a program may take to sign.
+    patience: Duration,
+    /// What people should know of what was done.
+    notes: Mutex<Vec<String>>,
     /// How long somebody else's reservation is waited for before it is taken for abandoned.
     courtesy: Duration,
 }
@@ -67,6 +78,7 @@ pub(crate) fn open(
     attrs: &BTreeMap<String, String>,
     env: &dyn Fn(&str) -> Option<String>,
     backoff: Option<Backoff>,
+    signatures: &Arc<Signatures>,
 ) -> Result<Arc<dyn Backend>> {
     let attrs = Attributes::new("gha", attrs, env);
     let token = attrs.get("token").ok_or_else(|| attrs.fault("token is missing: set it or $ACTIONS_RUNTIME_TOKEN"))?;
@@ -75,7 +87,8 @@ pub(crate) fn open(
     let claims = token::claims(token, now).map_err(|e| attrs.fault(e))?;
     let backoff = backoff.unwrap_or(Backoff { attempts: 20, ..Backoff::default() });
     let courtesy = backoff.first * 60;
-    let exchange = Exchange::new(backoff, attrs.duration("timeout", TIMEOUT)?);
+    let patience = attrs.duration("timeout", TIMEOUT)?;
+    let exchange = Exchange::new(backoff, patience);
     let exchange = exchange.map_err(|e| attrs.fault(e.to_string()))?;
     let listing = attrs.get("repository").zip(attrs.get("ghtoken")).map(|(repository, token)| {
         let api = attrs.or_env("api_url", &["GITHUB_API_URL"]).unwrap_or_else(|| "https://api.github.com".to_owned());
@@ -89,6 +102,9 @@ pub(crate) fn open(
         listing,
         listed: OnceCell::new(),
         places: Mutex::default(),
+        signatures: Arc::clone(signatures),
+        patience,
+        notes: Mutex::default(),
         courtesy,
     }))))
 }
@@ -117,11 +133,16 @@ fn blob_key(digest: &Digest) -> String {
     format!("{BLOBS}{digest}")
 }
 
+fn signature_key(document: &Digest) -> String {
+    format!("{BLOBS}{document}{SIGNED}")
+}
+
 impl Inner {
     /// What keys of the document in a scope begin with.
     fn index_key(&self, scope: &str) -> String {
         let hash = Digest::of(scope.as_bytes());
-        format!("index-{}-1-{}#", self.scope, &hash.hex()[..8])
+        let signed = if self.signatures.are_used() { SIGNED } else { "" };
+        format!("index-{}-1-{}{signed}#", self.scope, &hash.hex()[..8])
     }
 
     fn name(&self) -> String {
@@ -132,21 +153,67 @@ impl Inner {
         Error::failed(&self.name(), doing)
     }
 
-    /// The newest document of a scope.
-    async fn document(self: &Arc<Self>, scope: &str) -> Result<Option<Stored>> {
+    /// The newest document of a scope, which must be signed if it is to be `verified`.
+    async fn document(self: &Arc<Self>, scope: &str, verified: bool) -> Result<Option<Stored>> {
         let doing = "cannot look for the cache document";
         let Some(found) = self.api.find(&self.index_key(scope)).await.map_err(self.failed(doing))? else {
             return Ok(None);
         };
-        let head = Head::new(Method::GET, found.url.clone());
-        let answer = self.api.exchange.call(&SignedUrl, &head, Body::Empty, MAX_CONFIG).await;
-        let answer = answer.map_err(self.failed("cannot read the cache document"))?;
+        let document = self.read(&found, MAX_CONFIG).await.map_err(self.failed("cannot read the cache document"))?;
+        if verified {
+            self.verify(&document).await?;
+        }
         let version = Some(Version(found.key));
         let blobs: Arc<dyn BlobSource> = Arc::new(Layers(Arc::clone(self)));
-        match parse_described(&answer.body) {
+        match parse_described(&document) {
             Ok(cache) => Ok(Some(Stored { cache, blobs, version })),
             Err(source) => Err(Error::Format { cache: self.name(), source }),
         }
+    }
+
+    async fn read(&self, found: &Found, limit: u64) -> Result<Bytes, RequestError> {
+        let head = Head::new(Method::GET, found.url.clone());
+        Ok(self.api.exchange.call(&SignedUrl, &head, Body::Empty, limit).await?.body)
+    }
+
+    /// Looks for the signature of a document, and whose it is.
+    async fn verify(&self, document: &Bytes) -> Result<()> {
+        let digest = Digest::of(document);
+        let key = signature_key(&digest);
+        let doing = "cannot look for a signature";
+        let found = self.api.find(&key).await.map_err(self.failed(doing))?.filter(|found| found.key == key);
+        let Some(found) = found else {
+            let doing = format!("the signature of {digest} does not count");
+            return Err(Error::failed(&self.name(), &doing)("missing signature for github actions cache"));
+        };
+        let bundle = self.read(&found, signing::MAX_BUNDLE).await.map_err(self.failed("cannot read a signature"))?;
+        let verified = self.signatures.verify(&self.name(), document.clone(), bundle).await?;
+        let signer = signing::signer(&verified);
+        tracing::info!(cache = self.name(), document = %digest, signer, "the signature of the cache is good");
+        self.note(format!("verifying signature of cache index {digest}: signed by {signer}"));
+        Ok(())
+    }
+
+    /// Signs a document, and keeps the signature where readers look for it.
+    async fn sign(&self, document: &Bytes) -> Result<()> {
+        let Some(bundle) = self.signatures.sign(&self.name(), document, self.patience).await? else {
+            if self.signatures.required {
+                tracing::warn!(cache = self.name(), "nobody who wants signatures will read it: nothing signs here");
+            }
+            return Ok(());
+        };
+        let digest = Digest::of(document);
+        let desc = Descriptor::new("application/json", Digest::of(&bundle), bundle.len() as u64);
+        let written = self.write(&signature_key(&digest), &desc, &Memory(bundle)).await;
+        let written = written.map_err(self.failed("cannot write the signature of the cache document"))?;
+        // Otherwise somebody has signed the same document.
+        tracing::debug!(cache = self.name(), document = %digest, written, "signed");
+        self.note(format!("signing cache index {digest}"));
+        Ok(())
+    }
+
+    fn note(&self, text: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     /// Keys of layers that are there, asked once; `None` when nobody can tell them all.
@@ -246,12 +313,19 @@ impl Backend for Gha {
 
     async fn load(&self) -> Result<Vec<Stored>> {
         let (mut found, mut first_error) = (Vec::new(), None);
-        let documents = self.0.claims.read.iter().map(|scope| self.0.document(scope));
-        for document in futures::future::join_all(documents).await {
+        let required = self.0.signatures.required;
+        let documents = self.0.claims.read.iter().map(|scope| self.0.document(scope, required));
+        for (document, scope) in futures::future::join_all(documents).await.into_iter().zip(&self.0.claims.read) {
             match document {
                 Ok(stored) => found.extend(stored),
                 Err(error) => {
-                    tracing::debug!(%error, "the cache of one scope is passed over");
+                    let reason = chain(&error);
+                    if required {
+                        tracing::warn!(scope, reason, "the cache of one scope is passed over");
+                        self.0.note(format!("passing over scope {scope}: {reason}"));
+                    } else {
+                        tracing::debug!(scope, reason, "the cache of one scope is passed over");
+                    }
                     first_error.get_or_insert(error);
                 }
             }
@@ -264,16 +338,22 @@ impl Backend for Gha {
 
     async fn current(&self) -> Result<Option<Stored>> {
         let scope = self.0.claims.write.as_deref().unwrap_or_default();
-        match self.0.document(scope).await {
-            Err(Error::Format { cache, source }) => {
-                tracing::warn!(cache, %source, "what is there is no cache, and is replaced");
-                let doing = "cannot look for the cache document";
-                let found = self.0.api.find(&self.0.index_key(scope)).await.map_err(self.0.failed(doing))?;
-                let blobs: Arc<dyn BlobSource> = Arc::new(Layers(Arc::clone(&self.0)));
-                Ok(found.map(|f| Stored { cache: Cache::default(), blobs, version: Some(Version(f.key)) }))
-            }
-            other => other,
-        }
+        // Whoever signs must not sign what others have slipped in.
+        let signed = self.0.signatures.are_used();
+        let replaced = match self.0.document(scope, signed).await {
+            Err(Error::Format { source, .. }) => format!("what is there is no cache: {source}"),
+            Err(error) if signed => chain(&error),
+            other => return other,
+        };
+        let doing = "cannot look for the cache document";
+        let found = self.0.api.find(&self.0.index_key(scope)).await.map_err(self.0.failed(doing))?;
+        tracing::warn!(cache = self.0.name(), reason = replaced, "the cache is replaced, not added to");
+        let blobs: Arc<dyn BlobSource> = Arc::new(Layers(Arc::clone(&self.0)));
+        Ok(found.map(|f| Stored { cache: Cache::default(), blobs, version: Some(Version(f.key)) }))
+    }
+
+    fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn ensure_blob(&self, desc: &Descriptor, source: &dyn BlobSource) -> Result<Sent> {
@@ -307,6 +387,8 @@ impl Backend for Gha {
         };
         let prefix = inner.index_key(scope);
         let bytes = Bytes::from(cache.marshal(true));
+        // The signature comes first: a document that is there is a signed one.
+        inner.sign(&bytes).await?;
         let desc = Descriptor::new("application/json", Digest::of(&bytes), bytes.len() as u64);
         let number = |version: &Version| version.0.strip_prefix(&prefix)?.parse::<u64>().ok();
         let before = over.and_then(number).unwrap_or(0);
@@ -341,6 +423,17 @@ impl Backend for Gha {
         let what = "delete what has expired: GitHub itself removes entries that nobody used for 7 days";
         Err(Error::Unsupported { cache: self.name(), what })
     }
+}
+
+/// An error with its reasons.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// A document as a blob.

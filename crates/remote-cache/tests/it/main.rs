@@ -4,3 +4,4 @@ mod faults;
 mod merge;
 mod place;
 mod services;
+mod signed;

@@ -4,7 +4,7 @@ use cooper_content::{BlobSource, Store};
 use cooper_oci::{Descriptor, Digest, annotations, media_types};
 use cooper_registry::{Anonymous, Backoff, HostsConfig, Options, Registry};
 use cooper_remote_cache::{
-    Backend, Cache, Layer, Link, Record, RecordKind, RegistryCache, Sent, StepResult, Stored, open_service,
+    Backend, Cache, Layer, Link, Record, RecordKind, RegistryCache, Sent, Signatures, StepResult, Stored, open_service,
 };
 use cooper_testkit::{self as testkit, Actions, ObjectServer, Proxy, objects};
 use futures::StreamExt;
@@ -176,6 +176,11 @@ impl Place {
 }
 
 fn open(kind: &str, attrs: &BTreeMap<String, String>) -> Arc<dyn Backend> {
+    open_signed(kind, attrs, &Arc::default())
+}
+
+/// The same where documents are signed.
+pub fn open_signed(kind: &str, attrs: &BTreeMap<String, String>, signatures: &Arc<Signatures>) -> Arc<dyn Backend> {
     let millis = Duration::from_millis;
     let backoff = Backoff { attempts: 4, first: millis(2), longest: millis(10) };
     if kind == "registry" {
@@ -184,7 +189,7 @@ fn open(kind: &str, attrs: &BTreeMap<String, String>) -> Arc<dyn Backend> {
         let client = Registry::new(HostsConfig::default(), options).client(Arc::new(Anonymous));
         return Arc::new(RegistryCache::open(attrs, client).expect("sound attributes"));
     }
-    open_service(kind, attrs, Some(backoff)).expect("a kind of cache").expect("sound attributes")
+    open_service(kind, attrs, Some(backoff), signatures).expect("a kind of cache").expect("sound attributes")
 }
 
 /// Sends layers and document like an export does; what became of each layer.
