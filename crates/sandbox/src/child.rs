@@ -38,8 +38,6 @@ pub(crate) enum Step {
     Hostname(CString),
     /// Nothing mounted here is seen elsewhere, and the other way round.
     PrivateMounts,
-    /// Detach what is mounted at a path, in this namespace.
-    Unmount(CString),
     /// Attach a tree at a place that only serves to have it inside this namespace.
     Stage(Arc<OwnedFd>, CString),
     /// Clone what a path inside a staged tree names into a slot. Links are resolved inside the tree.
@@ -184,7 +182,6 @@ fn run(step: &Step, slots: &[Cell<RawFd>]) -> rustix::io::Result<()> {
         Step::PrivateMounts => {
             rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         }
-        Step::Unmount(path) => rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH),
         Step::Stage(tree, at) => attach(tree.as_fd(), at),
         Step::Take { tree, subpath, slot, attributes } => take(tree.as_fd(), subpath, *attributes, &slots[*slot]),
         Step::EnterRoot(Source::Tree(tree), at) => enter_root(tree.as_fd(), at),

@@ -257,7 +257,6 @@ pub(crate) fn explain(failure: Failure<'_>, spec: &ProcessSpec) -> Error {
         Step::LoopbackUp => "bring the loopback interface up".to_owned(),
         Step::Hostname(name) => format!("set the host name {}", quoted(name)),
         Step::PrivateMounts => "separate the mounts".to_owned(),
-        Step::Unmount(path) => format!("detach {}", quoted(path)),
         Step::Stage(_, at) => format!("attach a tree at {}", quoted(at)),
         Step::Meet(..) => "hear from whoever runs hooks".to_owned(),
         Step::AttachRoot(..) => "attach the root".to_owned(),

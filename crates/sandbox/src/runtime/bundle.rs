@@ -34,6 +34,8 @@ use std::sync::{Arc, Mutex};
 const STAGE: &str = "stage";
 /// The runtime program's own notes.
 pub(super) const STATE: &str = "state";
+/// Room for what is made where the other version of control groups would be.
+const COVER_SIZE: u64 = 1 << 20;
 /// Where it tells the numbers of processes.
 pub(super) const NUMBERS: &str = "numbers";
 
@@ -102,8 +104,10 @@ impl<'a> Bundle<'a> {
         // Programs of the new namespace are told of in a /proc of its own.
         program.push(Step::NewMount { kind: c"proc", attributes: NOSUID | NOEXEC | NODEV, target: c"/proc" });
         if let Some(beside) = host.base.hierarchies.beside() {
-            // Where both versions have controllers, runtime programs give up or join groups that nobody removes.
-            program.push(Step::Unmount(path(beside)?));
+            // Where both versions have controllers, runtime programs give up or join groups that nobody removes. Whatever
+            // they make there is gone with them.
+            let cover = devices::tmpfs("755", Some(COVER_SIZE)).map_err(Error::setup("create a memory file system"))?;
+            program.push(Step::Stage(Arc::new(cover), path(beside)?));
         }
         program.push(Step::Stage(memory.tree(), path(&host.bundle)?));
         program.push(Step::Stage(tree.clone(), path(&host.bundle.join("rootfs"))?));
