@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,6 +51,24 @@ fn steps_are_run_by_the_program_that_is_named() {
         outcome(&mut shop.build_with(&daemon, &missing)).refused(&["/no/such"]);
         daemon.becomes_idle();
         assert!(leftovers::mounts_below(&shop.path("")).is_empty());
+    }
+}
+
+#[test]
+fn an_ordinary_user_builds_through_a_program() {
+    for runtime in RUNTIMES {
+        let shop = workshop();
+        let context = shop.dockerfile(
+            "ENV PATH=/bin\nRUN --mount=type=tmpfs,target=/t mkdir /out && id -u > /out/id && ! mount -t tmpfs none /t\n\
+             RUN --network=none ls /sys/class/net > /out/net; grep Seccomp: /proc/self/status > /out/filter\n",
+        );
+        fs::set_permissions(shop.path(""), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(shop.path("config.toml"), format!("[worker.oci]\nbinary = {runtime:?}\ngc = false\n")).unwrap();
+        let mut build = shop.build(&context);
+        build.uid(65534).gid(65534).env("HOME", shop.path("home")).env("USER", "nobody");
+        outcome(build.args(["-o", &local(&shop.path("made"))])).ok();
+        assert_eq!(read(shop.path("made/out/id")), "0\n", "{runtime}: root in there");
+        assert_eq!(read(shop.path("made/out/filter")), "Seccomp:\t2\n", "{runtime}");
     }
 }
 
