@@ -73,6 +73,26 @@ fn what_is_embedded_is_no_blob() {
     );
 }
 
+/// A reader that does not know of attachments finds every layer by the config, whose digests the manifest describes; it
+/// asks for nothing that the config does not name.
+#[test]
+fn attachments_are_named_and_not_asked_for() {
+    let cache = example().normalized();
+    let config: serde_json::Value = serde_json::from_slice(&cache.marshal(false)).unwrap();
+    let wanted: Vec<_> = config["layers"].as_array().unwrap().iter().map(|layer| layer["blob"].clone()).collect();
+    for image_manifest in [true, false] {
+        let (_, manifest) = documents(&cache, Shape { image_manifest, oci: true }, "here").unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest.bytes).unwrap();
+        let named = manifest[if image_manifest { "layers" } else { "manifests" }].as_array().unwrap();
+        let described = named.iter().map(|desc| desc["digest"].clone());
+        let described: Vec<_> = described.filter(|digest| wanted.contains(digest)).collect();
+        assert_eq!(described, wanted);
+        let facts = named.iter().filter(|desc| desc["mediaType"] == crate::attachments::FACTS).count();
+        assert_eq!(facts, 1, "no collector takes them for garbage");
+    }
+    assert!(!wanted.contains(&cache.attachments[0].digest.to_string().into()));
+}
+
 #[test]
 fn as_buildkit_writes_it() {
     let (a, b) = (Digest::of("a"), Digest::of("b"));
