@@ -23,7 +23,7 @@ use cooper_snapshot::{Active, View, Whiteouts};
 use cooper_solver::OpContext;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
@@ -228,9 +228,13 @@ impl Worker {
         ApplyOptions { whiteouts, owner, unprivileged: self.sandbox.level() != Level::Namespaces }
     }
 
-    /// The directories in which the files of a tree lie, the bottom first.
+    /// The directories in which the files of a tree lie, the bottom first; of one that is there twice the last place.
     pub fn layer_dirs(&self, tree: &Tree) -> Result<Vec<PathBuf>, StepError> {
-        tree.layers().iter().map(|layer| self.layer_dir(layer)).collect()
+        let mut dirs = tree.layers().iter().rev().map(|layer| self.layer_dir(layer)).collect::<Result<Vec<_>, _>>()?;
+        let mut seen = HashSet::new();
+        dirs.retain(|dir| seen.insert(dir.clone()));
+        dirs.reverse();
+        Ok(dirs)
     }
 
     /// The directory in which the files of a layer lie.

@@ -84,7 +84,9 @@ impl Worker {
     /// How many layers of a tree another one's directory shows, too.
     fn covered(&self, tree: &Tree) -> Result<usize, StepError> {
         let borrowed = tree.layers().iter().any(|layer| layer.borrowed_dir().is_some());
-        if borrowed { Ok(0) } else { Ok(self.layers.snapshots.covered(&tree.snapshots()?)) }
+        let stack = if borrowed { Vec::new() } else { tree.snapshots()? };
+        // Where layers share a snapshot, places in the two lists differ.
+        if stack.len() == tree.layers().len() { Ok(self.layers.snapshots.covered(&stack)) } else { Ok(0) }
     }
 
     fn layer_index(&self, layer: &Layer) -> Result<Arc<LayerIndex>, StepError> {

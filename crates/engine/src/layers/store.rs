@@ -390,6 +390,24 @@ impl LayerStore {
         }
     }
 
+    /// Layers of images that are the same with other archives, and whose files are here.
+    pub fn twins(&self, layer: &Layer) -> Vec<Arc<Layer>> {
+        let Some(chain) = layer.record.lock().chain.clone() else { return Vec::new() };
+        let known = self.chains.read().get(&chain).cloned().unwrap_or_default();
+        let others = known.iter().filter(|id| **id != layer.id).filter_map(|id| self.get(id));
+        others.filter(|twin| twin.snapshot().is_some()).collect()
+    }
+
+    /// Gives a layer the files of its twin, which go with the last that has them.
+    pub fn share(&self, layer: &Layer, twin: &Layer) {
+        let (snapshot, diff_id) = {
+            let record = twin.record.lock();
+            (record.snapshot.clone(), record.diff_id.clone())
+        };
+        // What is there once is counted once.
+        self.update(layer, |record| (record.snapshot, record.diff_id, record.size) = (snapshot, diff_id, Some(0)));
+    }
+
     /// Whether there is a layer of an image with this chain id.
     pub fn knows_chain(&self, chain: &ChainId) -> bool {
         self.chains.read().contains_key(chain)
@@ -435,6 +453,10 @@ impl LayerStore {
         }
         let Some(layer) = layers.remove(id) else { return false };
         drop(layers);
+        let heir = self.twins(&layer).into_iter().find(|twin| twin.snapshot() == layer.snapshot());
+        if let Some(heir) = &heir {
+            self.update(heir, |record| record.size = None);
+        }
         let record = layer.record.lock();
         if let Some(chain) = &record.chain {
             let mut chains = self.chains.write();
@@ -445,7 +467,7 @@ impl LayerStore {
                 chains.remove(chain);
             }
         }
-        let files = record.snapshot.as_ref().and_then(|s| s.parse::<SnapshotId>().ok());
+        let files = record.snapshot.as_ref().filter(|_| heir.is_none()).and_then(|s| s.parse::<SnapshotId>().ok());
         for snapshot in files.into_iter().chain(layer.skeleton.lock().take().and_then(|skeleton| skeleton.0)) {
             if let Err(error) = self.snapshots.remove(&snapshot) {
                 tracing::warn!(%error, %snapshot, "the files of a removed layer stay; swept at the next start");

@@ -95,13 +95,19 @@ impl Tree {
         tops
     }
 
-    /// The snapshots of its layers, whose files must be here.
+    /// The snapshots of its layers, whose files must be here. Of layers that share one only the last place counts: nothing
+    /// is mounted twice.
     pub fn snapshots(&self) -> Result<Vec<SnapshotId>, StepError> {
-        let layers = self.layers().iter();
-        layers
-            .map(|l| {
-                l.snapshot().ok_or_else(|| StepError::refused(format!("the files of layer {} are not here", l.id)))
-            })
-            .collect()
+        let mut seen = HashSet::new();
+        let mut snapshots = Vec::with_capacity(self.layers().len());
+        for layer in self.layers().iter().rev() {
+            let absent = || StepError::refused(format!("the files of layer {} are not here", layer.id));
+            let snapshot = layer.snapshot().ok_or_else(absent)?;
+            if seen.insert(snapshot.clone()) {
+                snapshots.push(snapshot);
+            }
+        }
+        snapshots.reverse();
+        Ok(snapshots)
     }
 }

@@ -110,13 +110,38 @@ impl Worker {
         audience: Audience,
     ) -> Result<(), StepError> {
         let _one = layer.unpacking.lock().await;
-        if layer.borrowed_dir().is_none() && layer.snapshot().is_none() {
+        let absent = layer.borrowed_dir().is_none() && layer.snapshot().is_none();
+        if absent && !self.has_twin(&layer, &lowers, &below).await {
             self.unpack(&layer, lowers, below, &audience).await?;
         } else if !below.await {
             return Err(consequence());
         }
         done.send(()).ok();
         Ok(())
+    }
+
+    /// Gives the layer the files of one that is the same with another archive, when there is one: diff ids tell what is
+    /// unpacked, here and below. Whole trees lie on others, and are shared with those.
+    async fn has_twin(
+        &self,
+        layer: &Layer,
+        lowers: &Tree,
+        below: &futures::future::Shared<BoxFuture<'static, bool>>,
+    ) -> bool {
+        let twins = self.layers.twins(layer);
+        if twins.is_empty() || !below.clone().await {
+            return false;
+        }
+        let snapshots = &self.layers.snapshots;
+        let fits = |twin: &&Arc<Layer>| {
+            snapshots.kind() == cooper_snapshot::Overlay::KIND
+                || lowers.snapshots().ok().zip(twin.snapshot()).is_some_and(|(mut stack, top)| {
+                    stack.push(top);
+                    snapshots.covered(&stack) + 1 == stack.len()
+                })
+        };
+        let twin = twins.iter().find(fits);
+        twin.inspect(|twin| self.layers.share(layer, twin)).is_some()
     }
 
     async fn unpack(
@@ -252,5 +277,62 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        layers::store::{LayerRecord, RecordType},
+        testing::Bench,
+    };
+    use cooper_layer::{DiffOptions, Encoding, diff_trees, write_blob};
+    use cooper_oci::DiffId;
+    use cooper_remote_cache::Memory;
+
+    /// One layer of an image as an archive, with the bytes behind it if somebody has them.
+    fn layer(worker: &Worker, files: &Root, compression: Compression, served: bool) -> Arc<Layer> {
+        let mut bytes = Vec::new();
+        let write = |out: &mut dyn std::io::Write| diff_trees(None, files, &DiffOptions::default(), out);
+        let (info, _) = write_blob(write, &Encoding::new(compression), &mut bytes).unwrap();
+        let descriptor = Descriptor::of(compression.media_type(false), &bytes);
+        let diff_id: DiffId = info.diff_id;
+        let chain = cooper_oci::chain_ids(std::slice::from_ref(&diff_id)).remove(0);
+        let record = || LayerRecord {
+            diff_id: Some(diff_id.clone()),
+            ..LayerRecord::new(RecordType::Internal, "a layer", Vec::new())
+        };
+        let layer = worker.layers.by_chain(&chain, Some(&descriptor.digest), record);
+        let served = if served { bytes } else { Vec::new() };
+        let source = Arc::new(Memory(served.into()));
+        layer.set_provider(Provider { descriptor, source, vertex: Digest::of("image"), import: None });
+        layer
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_layer_is_unpacked_once_whatever_its_archive() {
+        let bench = Bench::new();
+        let worker = bench.bridge.worker();
+        let files = tempfile::tempdir().unwrap();
+        std::fs::write(files.path().join("file"), "content").unwrap();
+        let files = Root::open(files.path()).unwrap();
+        let gzip = layer(worker, &files, Compression::Gzip, true);
+        let zstd = layer(worker, &files, Compression::Zstd, false);
+        assert_ne!(gzip.id, zstd.id, "what is built on either names its archives");
+        for layer in [&gzip, &zstd] {
+            worker.bring(&Tree::new(vec![layer.clone()]), &bench.cx).await.unwrap();
+        }
+        assert!(gzip.snapshot().is_some() && gzip.snapshot() == zstd.snapshot());
+        // A merge of both mounts the files once, and they stay with the last of the two.
+        let both = Tree::new(vec![gzip.clone(), zstd.clone()]);
+        assert_eq!(worker.read(&both).unwrap().root().unwrap().read("file", 100).unwrap(), b"content");
+        drop(both);
+        let (layers, snapshot, id) = (&worker.layers, gzip.snapshot().unwrap(), gzip.id.clone());
+        drop(gzip);
+        assert!(layers.remove(&id) && layers.snapshots.layer_dir(&snapshot).is_ok());
+        let id = zstd.id.clone();
+        drop(zstd);
+        assert!(layers.remove(&id) && layers.snapshots.layer_dir(&snapshot).is_err());
     }
 }
