@@ -94,6 +94,23 @@ fn attachments_are_named_and_not_asked_for() {
 }
 
 #[test]
+fn what_makes_an_archive_seekable_goes_along_and_where_it_came_from_does_not() {
+    let mut cache = example().normalized();
+    let contents = Digest::of("contents").to_string();
+    for (key, value) in [
+        (annotations::ESTARGZ_CONTENTS, contents.as_str()),
+        (annotations::ESTARGZ_SIZE, "5"),
+        ("containerd.io/distribution.source.example.com", "app"),
+    ] {
+        cache.layers[0].descriptor.annotations.insert(key.to_owned(), value.to_owned());
+    }
+    let (_, manifest) = documents(&cache, Shape { image_manifest: true, oci: true }, "a cache").unwrap();
+    let manifest: ImageManifest = serde_json::from_slice(&manifest.bytes).unwrap();
+    let notes: Vec<_> = manifest.layers[0].annotations.keys().map(String::as_str).collect();
+    assert_eq!(notes, [annotations::ESTARGZ_CONTENTS, annotations::UNCOMPRESSED, annotations::ESTARGZ_SIZE]);
+}
+
+#[test]
 fn as_buildkit_writes_it() {
     let (a, b) = (Digest::of("a"), Digest::of("b"));
     let text = format!(

@@ -58,6 +58,8 @@ pub async fn plan(build: &mut Build) -> Option<Plan> {
     }
     let mut attrs = export.attrs.clone();
     let names = attrs.remove("name").unwrap_or_default();
+    // As archives have it.
+    attrs.entry("attestation-inline".to_owned()).or_insert_with(|| "false".to_owned());
     let names = names.split(',').filter(|name| !name.is_empty()).map(str::parse::<ImageRef>);
     let names = names.map(|name| name.map(ImageRef::with_default_tag)).collect::<Result<_, _>>().ok()?;
     let archive = std::mem::replace(&mut build.exports[0], kept(attrs));
