@@ -208,9 +208,10 @@ impl Sigstore {
     /// An entry of the log, the second of three.
     fn entry(&self, body: &Value, signing: &Signing) -> Value {
         let text = body.to_string();
-        let (log, host) = match signing.second_generation {
-            true => (&self.second_log, "log2.example.com"),
-            false => (&self.log, "log.example.com - 4711"),
+        let (log, host) = if signing.second_generation {
+            (&self.second_log, "log2.example.com")
+        } else {
+            (&self.log, "log.example.com - 4711")
         };
         let node = |l: &[u8], r: &[u8]| Sha256::digest([&[1], l, r].concat()).to_vec();
         let leaf = |bytes: &[u8]| Sha256::digest([&[0], bytes].concat()).to_vec();
