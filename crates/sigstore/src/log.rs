@@ -299,7 +299,7 @@ mod tests {
                 };
                 let found = root_of(leaves[index].clone(), index as u64, size as u64, &path);
                 assert_eq!(found.as_ref(), Some(&root), "{index} of {size}");
-                let longer = [&path[..], &[root.clone()]].concat();
+                let longer = [&path[..], std::slice::from_ref(&root)].concat();
                 assert_eq!(at(index, size, &longer), None, "{index} of {size}, a hash too many");
                 if let Some((_, shorter)) = path.split_last() {
                     assert_eq!(at(index, size, shorter), None, "{index} of {size}, a hash too few");

@@ -183,7 +183,7 @@ impl Worker {
     /// Writes an archive of the files of a tree's top layer; with it, what it is.
     fn write_archive(&self, tree: &Tree, packing: Packing) -> Result<(Ingest, BlobInfo), StepError> {
         let mtimes = packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp);
-        let options = DiffOptions { mtimes, userxattr: self.userxattr(), ..DiffOptions::default() };
+        let options = DiffOptions { mtimes, userxattr: self.userxattr() };
         let source = self.layers.snapshots.diff_source(&tree.snapshots()?);
         let source = source.map_err(StepError::while_doing("cannot compare snapshots"))?;
         let mut ingest = self.archive_ingest()?;

@@ -33,7 +33,7 @@ impl Worker {
             (info, toc)
         } else {
             let mtimes = packing.epoch.map_or(Mtimes::Keep, Mtimes::Clamp);
-            let options = DiffOptions { mtimes, userxattr: self.userxattr(), ..DiffOptions::default() };
+            let options = DiffOptions { mtimes, userxattr: self.userxattr() };
             let source = self.layers.snapshots.diff_source(&tree.snapshots()?);
             let source = source.map_err(StepError::while_doing(doing()))?;
             let make = |out: &mut dyn Write| diff(&source, out, &options);

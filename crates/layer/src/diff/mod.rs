@@ -126,7 +126,7 @@ mod tests {
         let overlay = Mount::Overlay { lower: lowers.clone(), upper: Some(upper_side), userxattr: false };
         change(&Root::from_fd(mount::detached(&overlay).unwrap()));
         let mut blob = Vec::new();
-        let options = DiffOptions { mtimes: Mtimes::Clamp(2000), userxattr: false, ..DiffOptions::default() };
+        let options = DiffOptions { mtimes: Mtimes::Clamp(2000), userxattr: false };
         let stats = diff_overlay(&upper, &lowers, &options, &mut blob).unwrap();
         assert_eq!(list(&blob), lines(expected));
         assert_eq!(stats.entries, expected.lines().filter(|l| !l.trim().is_empty()).count() as u64);
@@ -295,8 +295,7 @@ mod tests {
         root.set_mtime("old", -1).unwrap();
         for (mtimes, old, new) in [(Mtimes::Keep, -1, 5000), (Mtimes::Clamp(100), -1, 100), (Mtimes::Set(7), 7, 7)] {
             let mut blob = Vec::new();
-            diff_trees(None, &root, &DiffOptions { mtimes, userxattr: false, ..DiffOptions::default() }, &mut blob)
-                .unwrap();
+            diff_trees(None, &root, &DiffOptions { mtimes, userxattr: false }, &mut blob).unwrap();
             let expected = format!("file new 644 0:0 @{new}\nfile old 644 0:0 @{old}\n");
             assert_eq!(list(&blob), expected);
         }
@@ -334,13 +333,7 @@ mod tests {
         assert_eq!(Reader::new(&blob[..]).next_entry().unwrap().unwrap().size, 9 << 30);
         root.remove("big").unwrap();
         blob.clear();
-        diff_trees(
-            None,
-            &root,
-            &DiffOptions { mtimes: Mtimes::Keep, userxattr: false, ..DiffOptions::default() },
-            &mut blob,
-        )
-        .unwrap();
+        diff_trees(None, &root, &DiffOptions { mtimes: Mtimes::Keep, userxattr: false }, &mut blob).unwrap();
         let out = std::process::Command::new("tar")
             .args(["--numeric-owner", "--quoting-style=literal", "-tvf", "-"])
             .stdin({

@@ -22,14 +22,14 @@ impl Bench {
     }
 
     /// What takes signatures of those whose name is like this.
-    fn trust(&self, identity: &str) -> Option<Arc<Trust>> {
+    fn trust(&self, identity: &str) -> Arc<Trust> {
         let root = TrustedRoot::parse(self.services.trusted_root().to_string().as_bytes()).unwrap();
         let fields = [("subjectAlternativeName", identity.to_owned())].into();
-        Some(Arc::new(Trust { root, policy: Policy { timestamp_threshold: 2, tlog_threshold: 1, fields } }))
+        Arc::new(Trust { root, policy: Policy { timestamp_threshold: 2, tlog_threshold: 1, fields } })
     }
 
     fn reader(&self, identity: &str) -> Signatures {
-        Signatures { required: true, trust: self.trust(identity), ..Signatures::default() }
+        Signatures { required: true, trust: Some(self.trust(identity)), ..Signatures::default() }
     }
 
     fn writer(&self) -> Signatures {

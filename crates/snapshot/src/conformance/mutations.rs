@@ -41,7 +41,9 @@ pub(super) fn portrait(root: &Root) -> BTreeMap<PathBuf, String> {
             let mut text = format!("{:?} {:o} {}:{} {}", stat.kind, stat.mode, stat.uid, stat.gid, stat.rdev);
             match stat.kind {
                 Kind::Dir => pending.push(path.clone()),
-                Kind::Symlink => write!(text, " {:?}", root.read_link(&path).expect("a link")).expect("a string"),
+                Kind::Symlink => {
+                    write!(text, " {}", root.read_link(&path).expect("a link").display()).expect("a string");
+                }
                 Kind::File => {
                     let content = root.read(&path, 1 << 20).expect("a file");
                     write!(text, " {} {:?}", stat.mtime, content.escape_ascii().to_string()).expect("a string");
@@ -60,7 +62,8 @@ pub(super) fn portrait(root: &Root) -> BTreeMap<PathBuf, String> {
     for (path, ino) in files {
         let first = first.entry(ino).or_insert_with(|| path.clone());
         if *first != path {
-            found.get_mut(&path).expect("the same file").push_str(&format!(" as {}", first.display()));
+            let text = found.get_mut(&path).expect("the same file");
+            write!(text, " as {}", first.display()).expect("a string");
         }
     }
     found

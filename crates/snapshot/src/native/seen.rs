@@ -190,16 +190,17 @@ pub(super) fn places(root: &Root) -> Result<Vec<Place>> {
 }
 
 /// Shows all of a tree: directories opened, with their entries; other objects with the directory that they are in.
-fn walk(root: &Root, mut show: impl FnMut(Place, &Dir, &Metadata, Option<&[DirEntry]>) -> Result<()>) -> Result<()> {
+fn walk<S>(root: &Root, mut show: S) -> Result<()>
+where
+    S: FnMut(Place, &Dir, &Metadata, Option<&[DirEntry]>) -> Result<()>,
+{
     let mut cursor = Cursor::new(root)?;
-    let enter = |cursor: &Cursor,
-                 place: Place,
-                 show: &mut dyn FnMut(Place, &Dir, &Metadata, Option<&[DirEntry]>) -> Result<()>| {
-        let entries = cursor.dir().entries()?;
-        show(place, cursor.dir(), &cursor.dir().metadata()?, Some(&entries))?;
+    let enter = |dir: &Dir, place: Place, show: &mut S| {
+        let entries = dir.entries()?;
+        show(place, dir, &dir.metadata()?, Some(&entries))?;
         Ok::<_, cooper_rooted::Error>((place, entries.into_iter()))
     };
-    let mut levels = vec![enter(&cursor, Place::TOP, &mut show)?];
+    let mut levels = vec![enter(cursor.dir(), Place::TOP, &mut show)?];
     while let Some((place, pending)) = levels.last_mut() {
         let Some(entry) = pending.next() else {
             levels.pop();
@@ -211,7 +212,7 @@ fn walk(root: &Root, mut show: impl FnMut(Place, &Dir, &Metadata, Option<&[DirEn
         let at = place.entry(&entry.name);
         if entry.kind == Kind::Dir {
             cursor.down(&entry.name)?;
-            levels.push(enter(&cursor, at, &mut show)?);
+            levels.push(enter(cursor.dir(), at, &mut show)?);
         } else {
             show(at, cursor.dir(), &cursor.dir().stat(&entry.name)?, None)?;
         }
