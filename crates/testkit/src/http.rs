@@ -52,9 +52,14 @@ impl Request {
 
     /// A value of the query, decoded.
     pub fn query(&self, name: &str) -> Option<String> {
-        let query = self.target.split_once('?')?.1;
+        self.queries(name).next()
+    }
+
+    /// All values of a parameter that may be given more than once.
+    pub fn queries<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.filter(|(key, _)| *key == name).map(|(_, value)| decoded(value)).next()
+        pairs.filter(move |(key, _)| *key == name).map(|(_, value)| decoded(value))
     }
 
     /// The body as JSON, or nothing.

@@ -104,9 +104,9 @@ fn issue(request: &Request, client: &TcpStream, state: &Mutex<State>) -> Answer 
     if request.header("authorization") != Some(basic.as_str()) && !by_form {
         return Answer::json(401, &json!({"details": "who are you?"}));
     }
-    let scope = request.query("scope").or_else(|| form.query("scope")).unwrap_or_default();
+    let scope = request.queries("scope").chain(form.queries("scope")).collect::<Vec<_>>().join(" ");
     let mut state = state.lock().expect("token gate");
-    let token = format!("token-{}-{scope}", state.tokens.len()).replace([':', '/', ','], "-");
+    let token = format!("token-{}-{scope}", state.tokens.len()).replace([':', '/', ',', ' '], "-");
     state.tokens.insert(token.clone());
     state.fetched.push(Fetched { process: owner(client), scope });
     Answer::json(200, &json!({"token": token, "access_token": token, "expires_in": 300}))

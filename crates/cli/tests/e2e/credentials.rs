@@ -54,7 +54,8 @@ impl Expiry {
         let uses = request.header("authorization").is_some_and(|value| value.contains(self.mark));
         let mut seen = self.seen.lock().unwrap();
         *seen += usize::from(uses);
-        uses && *seen > GOOD_FOR
+        // No answer to a HEAD has room for the reason.
+        uses && *seen > GOOD_FOR && request.method != "HEAD"
     }
 }
 
