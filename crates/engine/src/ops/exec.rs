@@ -17,8 +17,7 @@ use cooper_fileop::index::Selector;
 use cooper_llb::pb;
 use cooper_oci::{Digest, Digester, Platform};
 use cooper_sandbox::{
-    ContainerSpec, ExitCause, ExitStatus, Host, Network, OutputStreams, ProcessIo, ProcessSpec, Resources, Security,
-    Ulimit,
+    ContainerSpec, ExitStatus, Host, Network, OutputStreams, ProcessIo, ProcessSpec, Resources, Security, Ulimit,
 };
 use cooper_solver::{CacheMap, Dependency, Op, OpContext};
 use prost::Message as _;
@@ -203,11 +202,8 @@ impl ExecOp {
 }
 
 fn judge(meta: &pb::Meta, status: ExitStatus) -> Result<(), StepError> {
-    let accepted = match status.cause {
-        ExitCause::Code(code) if meta.valid_exit_codes.is_empty() => code == 0,
-        ExitCause::Code(code) => meta.valid_exit_codes.contains(&code),
-        ExitCause::Signal(_) => false,
-    };
+    let valid = &meta.valid_exit_codes;
+    let accepted = if valid.is_empty() { status.success() } else { valid.contains(&status.code()) };
     if accepted {
         return Ok(());
     }
@@ -318,4 +314,26 @@ async fn pump(
         }
     }
     show(mask.finish());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_accepted_that_were_named() {
+        use cooper_sandbox::ExitCause::{Code, Signal};
+        for (cause, valid, accepted) in [
+            (Code(0), &[][..], true),
+            (Code(1), &[], false),
+            (Code(1), &[1, 137], true),
+            (Code(0), &[1], false),
+            (Signal(9), &[], false),
+            (Signal(9), &[1, 137], true),
+            (Signal(15), &[137], false),
+        ] {
+            let meta = pb::Meta { valid_exit_codes: valid.to_vec(), ..pb::Meta::default() };
+            assert_eq!(judge(&meta, ExitStatus { cause, oom: false }).is_ok(), accepted, "{cause:?} {valid:?}");
+        }
+    }
 }
