@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -167,10 +168,25 @@ impl OciIndex {
     fn lock(&self) -> Result<IndexLock> {
         let path = self.dir.join("index.json.lock");
         fs::create_dir_all(&self.dir).map_err(CliError::file("cannot create", &self.dir))?;
-        let file = File::create(&path).map_err(CliError::file("could not lock", &path))?;
-        flock(&file, FlockOperation::LockExclusive)
-            .map_err(|errno| CliError::file("could not lock", &path)(errno.into()))?;
-        Ok(IndexLock { path, _file: file })
+        loop {
+            let file = File::create(&path).map_err(CliError::file("could not lock", &path))?;
+            flock(&file, FlockOperation::LockExclusive)
+                .map_err(|errno| CliError::file("could not lock", &path)(errno.into()))?;
+            // Whoever had it before has removed the file by now: those who come later lock another one of its name.
+            if is_at(&file, &path).map_err(CliError::file("could not lock", &path))? {
+                return Ok(IndexLock { path, _file: file });
+            }
+        }
+    }
+}
+
+/// Whether an open file is the one that a path names.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -181,7 +197,8 @@ struct IndexLock {
 
 impl Drop for IndexLock {
     fn drop(&mut self) {
-        // Other tools of the layout take a leftover lock file as it is; removing it only tidies up.
+        // Removed while it is still locked, so that whoever waits for it finds that out. Tools that use the layout take a
+        // leftover one as it is: this only tidies up.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -241,6 +258,27 @@ mod tests {
         insta::assert_snapshot!(fs::read_to_string(dir.path().join("index.json")).unwrap());
         assert!(!dir.path().join("index.json.lock").exists());
         assert!(dir.path().join("oci-layout").exists());
+    }
+
+    /// Many at once, each of which adds one manifest: all of them are there.
+    #[test]
+    fn nobody_writes_over_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (writers, each) = (8, 25);
+        std::thread::scope(|scope| {
+            for writer in 0..writers {
+                let index = OciIndex::at(dir.path());
+                scope.spawn(move || {
+                    for number in 0..each {
+                        let tag = format!("{writer}-{number}");
+                        let descriptor = json!({"mediaType": "m", "digest": format!("sha256:{tag}"), "size": 1});
+                        index.add(&descriptor, &[Label::Tag(tag)]).unwrap();
+                    }
+                });
+            }
+        });
+        let index = OciIndex::at(dir.path()).read().unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), writers * each);
     }
 
     #[test]
