@@ -1,11 +1,9 @@
 //! Looking at objects, and telling whether two are the same for a layer.
 
 use std::ffi::{CStr, OsStr};
-use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
-use cooper_rooted::{Dir, Kind, Metadata, Xattrs, fd_metadata, fd_xattrs};
+use cooper_rooted::{Dir, Kind, Metadata, Xattrs, fd_metadata, fd_xattrs, same_content};
 
 use super::emit::Found;
 use crate::error::{Error, Result};
@@ -69,31 +67,11 @@ pub(super) fn same_object(old: &Dir, before: &Metadata, dir: &Dir, name: &OsStr,
             }
             let failed = |source| Error::ReadFile { path: dir.path().join(name), source };
             match (&found.file, &now.file) {
+                // The newer one is written out from its start if they differ: its position stays there.
                 (Some(a), Some(b)) => same_content(a, b, stat.size).map_err(failed),
                 _ => Ok(false),
             }
         }
         _ => Ok(before.mtime == stat.mtime),
     }
-}
-
-/// Compares without moving the files' positions, as the newer one is written out from its start if they differ.
-fn same_content(a: &File, b: &File, size: u64) -> std::io::Result<bool> {
-    const PIECE: usize = 64 * 1024;
-    let mut buffers = (vec![0; PIECE], vec![0; PIECE]);
-    let mut at = 0;
-    while at < size {
-        let count = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
-        for (file, buffer) in [(a, &mut buffers.0), (b, &mut buffers.1)] {
-            match file.read_exact_at(&mut buffer[..count], at) {
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-                other => other?,
-            }
-        }
-        if buffers.0[..count] != buffers.1[..count] {
-            return Ok(false);
-        }
-        at += count as u64;
-    }
-    Ok(true)
 }

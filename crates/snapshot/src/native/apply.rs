@@ -1,10 +1,9 @@
 //! Repeats in one tree what changed between two others.
 
-use super::same::{same, share};
-use cooper_rooted::{CloneMode, Copier, Cursor, DirEntry, Kind, Metadata, Result, Root, Xattrs, clone_entry};
-use std::collections::HashMap;
+use super::putting::Putting;
+use super::same::same;
+use cooper_rooted::{CloneMode, Cursor, DirEntry, Kind, Metadata, Result, Root, Xattrs};
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
 /// Changes `target` by what is different in `upper` against `lower` (none: everything in `upper` is new).
 ///
@@ -13,11 +12,7 @@ pub(super) fn apply(lower: Option<&Root>, upper: &Root, target: &Root, mode: Clo
     Walk {
         lower: lower.map(Cursor::new).transpose()?,
         upper: Cursor::new(upper)?,
-        target: Cursor::new(target)?,
-        root: target,
-        mode,
-        copier: Copier::default(),
-        linked: HashMap::new(),
+        target: Putting::into(target, mode)?,
     }
     .run()
 }
@@ -25,12 +20,7 @@ pub(super) fn apply(lower: Option<&Root>, upper: &Root, target: &Root, mode: Clo
 struct Walk<'a> {
     lower: Option<Cursor>,
     upper: Cursor,
-    target: Cursor,
-    root: &'a Root,
-    mode: CloneMode,
-    copier: Copier,
-    /// Where files with several names were put, by device and inode of the original.
-    linked: HashMap<(u64, u64), PathBuf>,
+    target: Putting<'a>,
 }
 
 /// A directory whose entries are being compared.
@@ -80,7 +70,7 @@ impl Walk<'_> {
             let lower = lower.dir();
             for gone in lower.entries()? {
                 if entries.binary_search_by(|e| e.name.cmp(&gone.name)).is_err() {
-                    self.root.remove_all(self.target.dir().path().join(&gone.name))?;
+                    self.target.dir().remove_all(&gone.name)?;
                 }
             }
             let same =
@@ -104,17 +94,8 @@ impl Walk<'_> {
             {
                 return Ok(None);
             }
-            self.replace(name, &stat)?;
+            self.target.object(self.upper.dir(), name, &stat)?;
             return Ok(None);
-        }
-        match self.target.dir().try_stat(name)? {
-            Some(there) if there.is_dir() => {}
-            there => {
-                if there.is_some() {
-                    self.target.dir().unlink(name)?;
-                }
-                self.target.dir().mkdir(name, 0o700)?;
-            }
         }
         let has_lower = before.is_some_and(|b| b.is_dir());
         self.upper.down(name)?;
@@ -123,21 +104,6 @@ impl Walk<'_> {
             lower.down(name)?;
         }
         self.enter(has_lower).map(Some)
-    }
-
-    fn replace(&mut self, name: &OsStr, stat: &Metadata) -> Result<()> {
-        let path = self.target.dir().path().join(name);
-        self.root.remove_all(&path)?;
-        if self.mode == CloneMode::HardLink {
-            return share(self.upper.dir(), name, self.target.dir(), &mut self.copier);
-        }
-        if stat.nlink > 1 {
-            if let Some(first) = self.linked.get(&(stat.dev, stat.ino)) {
-                return self.root.hard_link(first, &path);
-            }
-            self.linked.insert((stat.dev, stat.ino), path);
-        }
-        clone_entry(self.upper.dir(), name, self.target.dir(), name, &mut self.copier)
     }
 }
 

@@ -17,6 +17,7 @@ mod changes;
 mod forest;
 mod freeze;
 mod marks;
+mod putting;
 mod same;
 mod seen;
 mod working;

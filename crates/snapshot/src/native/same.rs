@@ -1,11 +1,7 @@
-//! Whether two entries that are no directories are the same for whoever looks at them, and how one gets into a tree that
-//! nobody writes to in place.
+//! Whether two entries that are no directories are the same for whoever looks at them.
 
-use cooper_rooted::{Copier, Dir, Kind, Metadata, Result, clone_entry};
+use cooper_rooted::{Dir, Kind, Metadata, Result, same_content};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 
 /// Compares attributes, to the nanosecond, then where links point, extended attributes and contents.
 pub(super) fn same(a: &Dir, after: &Metadata, b: &Dir, before: &Metadata, name: &OsStr) -> Result<bool> {
@@ -27,32 +23,4 @@ pub(super) fn same(a: &Dir, after: &Metadata, b: &Dir, before: &Metadata, name: 
     }
     let failed = |source| cooper_rooted::Error::Io { action: "read", path: a.path().join(name), source };
     same_content(&a.open_file(name)?, &b.open_file(name)?, after.size).map_err(failed)
-}
-
-fn same_content(a: &File, b: &File, size: u64) -> io::Result<bool> {
-    const PIECE: usize = 64 * 1024;
-    let mut buffers = (vec![0; PIECE], vec![0; PIECE]);
-    let mut at = 0;
-    while at < size {
-        let count = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
-        for (file, buffer) in [(a, &mut buffers.0), (b, &mut buffers.1)] {
-            match file.read_exact_at(&mut buffer[..count], at) {
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                other => other?,
-            }
-        }
-        if buffers.0[..count] != buffers.1[..count] {
-            return Ok(false);
-        }
-        at += count as u64;
-    }
-    Ok(true)
-}
-
-/// Gives an entry of a tree that nobody writes to a second name in another such tree; copies it where that is impossible.
-pub(super) fn share(from: &Dir, name: &OsStr, to: &Dir, copier: &mut Copier) -> Result<()> {
-    match to.hard_link(from, name, name) {
-        Err(e) if e.is_linking_impossible() => clone_entry(from, name, to, name, copier),
-        linked => linked,
-    }
 }
