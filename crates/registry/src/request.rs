@@ -51,7 +51,7 @@ impl Call {
     pub(crate) fn header(mut self, name: http::HeaderName, value: &str) -> Self {
         // Values are media types, ranges and digests: always valid.
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.append(name, value);
+            self.headers.insert(name, value);
         }
         self
     }

@@ -307,9 +307,13 @@ impl Fake {
                 None => answer,
             };
         }
-        let accepts = request.headers().get_all(header::ACCEPT).iter().count();
-        if accepts < 2 {
-            self.state.lock().unwrap().violations.push(format!("manifest {item} asked for without Accept"));
+        // As registries do that read the first line alone.
+        let accepted = request.headers().get(header::ACCEPT).and_then(|line| line.to_str().ok()).unwrap_or_default();
+        for kind in ["oci.image.index", "docker.distribution.manifest.v2"] {
+            if !accepted.contains(kind) {
+                let violation = format!("manifest {item} asked for with Accept {accepted:?}");
+                self.state.lock().unwrap().violations.push(violation);
+            }
         }
         let found = self.state.lock().unwrap().manifests.get(&(repository.to_owned(), item.to_owned())).cloned();
         let Some((media_type, mut bytes)) = found else {
