@@ -27,9 +27,9 @@ use tower::layer::util::{Identity, Stack};
 
 /// Bytes that may wait in an in-memory connection, per direction.
 const DUPLEX_BYTES: usize = 1 << 20;
-/// Flow control windows: room for a context in flight.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Flow control windows: room for a context in flight, and for other calls beside one that waits.
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]

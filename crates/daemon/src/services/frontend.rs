@@ -1,6 +1,7 @@
 //! The gateway protocol over the standard streams of frontends in containers.
 
 use super::{GatewayService, MAX_MESSAGE};
+use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 use async_trait::async_trait;
 use cooper_engine::{
     Gateway,
@@ -28,7 +29,11 @@ impl GatewayServer for FrontendServer {
         let bridge = LlbBridgeServer::new(GatewayService::bound(gateway))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let router = tonic::transport::Server::builder().add_service(bridge).add_service(health_service);
+        let router = tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(bridge)
+            .add_service(health_service);
         let connection = futures::stream::once(async move { Ok::<_, io::Error>(Connection(io)) });
         if let Err(error) = router.serve_with_incoming(connection.chain(futures::stream::pending())).await {
             tracing::debug!(%error, "the connection of a frontend broke");

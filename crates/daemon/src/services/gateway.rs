@@ -11,15 +11,10 @@ use cooper_solver::Warning;
 use cooper_wire::gateway::{self as pb, llb_bridge_server::LlbBridge, result::Result as WireRefs};
 use futures::Stream;
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Names the build that a call belongs to.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
-
-/// Messages of processes that wait for the client.
-const MESSAGES: usize = 32;
 
 /// The service.
 #[derive(Clone)]
@@ -278,9 +273,9 @@ impl LlbBridge for GatewayService {
         request: Request<Streaming<pb::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
         let gateway = self.build(&request).await?;
-        let (reply, messages) = mpsc::channel(MESSAGES);
-        tokio::spawn(process::serve(gateway, request.into_inner(), reply));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let (outbox, answers) = process::outbox();
+        tokio::spawn(process::serve(gateway, request.into_inner(), outbox));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn read_file_container(

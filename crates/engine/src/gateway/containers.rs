@@ -1,7 +1,8 @@
 //! Containers that the driver of a build runs processes in: shells in results and in what failed steps left.
 //!
-//! The first process is the container's own; its end is the end of the others. Whatever is written is discarded with
-//! the container.
+//! The first process is the container's own; its end is the end of the others. Which one is first is decided by the order
+//! in which they take their [`Turn`]s; the others are started once it runs, side by side. Whatever is written is
+//! discarded with the container.
 
 use crate::{
     build_error::{BuildError, FailureClass},
@@ -29,7 +30,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
 };
-use tokio::{net::unix::pipe, sync::Mutex};
+use tokio::{net::unix::pipe, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 /// Where programs of Windows lie.
@@ -82,10 +83,59 @@ pub struct GatewayContainer {
     joined: parking_lot::Mutex<Option<StepNetwork>>,
     windows: bool,
     prepared: Arc<Prepared>,
-    running: Mutex<Option<Arc<dyn Container>>>,
-    /// Processes that have not ended.
+    stage: watch::Sender<Stage>,
+    /// Processes that were given a turn and have not ended.
     processes: AtomicUsize,
     released: CancellationToken,
+}
+
+/// Where a container is in its life.
+#[derive(Clone)]
+enum Stage {
+    /// No process has come yet, or none that could be started.
+    Empty,
+    /// The first process is on its way.
+    Starting,
+    /// The first process was started. It may have ended.
+    Started(Arc<dyn Container>),
+}
+
+/// The place of a process among those of its container. Dropping that of the first one before it was started leaves it to
+/// another.
+pub struct Turn {
+    container: Arc<GatewayContainer>,
+    first: bool,
+    counted: Option<Counted>,
+}
+
+/// A process that counts among those of its container, from its turn to its end.
+struct Counted(Arc<GatewayContainer>);
+
+impl Counted {
+    fn new(container: &Arc<GatewayContainer>) -> Self {
+        container.processes.fetch_add(1, Ordering::SeqCst);
+        Self(container.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.processes.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.first {
+            self.container.stage.send_if_modified(|stage| {
+                let unused = matches!(stage, Stage::Starting);
+                if unused {
+                    *stage = Stage::Empty;
+                }
+                unused
+            });
+        }
+    }
 }
 
 impl Gateway {
@@ -129,57 +179,120 @@ impl Gateway {
             joined: parking_lot::Mutex::default(),
             windows: request.platform.is_some_and(|p| p.os == "windows"),
             prepared: Arc::new(prepared),
-            running: Mutex::default(),
+            stage: watch::channel(Stage::Empty).0,
             processes: AtomicUsize::new(0),
             released: CancellationToken::new(),
         })
     }
 }
 
-impl GatewayContainer {
-    /// Starts a process: the container's own when it is the first.
-    pub fn start(self: &Arc<Self>, request: ProcessRequest) -> BoxFuture<'_, Result<GatewayProcess, BuildError>> {
-        Box::pin(self.start_here(request))
+impl Turn {
+    /// Starts the process: the container's own when it is the first. Who stops waiting for it has it killed. `size` is
+    /// asked for rows and columns of its terminal right before it runs.
+    pub fn start(
+        self,
+        request: ProcessRequest,
+        size: impl FnOnce() -> (u32, u32) + Send + 'static,
+    ) -> BoxFuture<'static, Result<GatewayProcess, BuildError>> {
+        Box::pin(async move {
+            // Goes on when nobody waits any more, so that the release of the container sees the end of it.
+            let started = tokio::spawn(self.start_here(request, Box::new(size))).await;
+            started.map_err(StepError::while_doing("starting a process ended abnormally"))?
+        })
     }
 
-    async fn start_here(self: &Arc<Self>, request: ProcessRequest) -> Result<GatewayProcess, BuildError> {
+    async fn start_here(
+        mut self,
+        request: ProcessRequest,
+        size: Box<dyn FnOnce() -> (u32, u32) + Send>,
+    ) -> Result<GatewayProcess, BuildError> {
+        let container = &self.container;
         let mode = pb::SecurityMode::try_from(request.security).map_err(|_| {
             BuildError::new(FailureClass::InvalidArgument, format!("invalid security mode {}", request.security))
         })?;
-        check_entitlements(self.network, mode, self.bridge.job()).map_err(BuildError::refused)?;
-        let mut process = self.process(&request).await?;
+        check_entitlements(container.network, mode, container.bridge.job()).map_err(BuildError::refused)?;
+        let mut process = container.unless_released(container.process(&request)).await?;
         let (io, mut ends) = connect(&request).map_err(StepError::while_doing("cannot make pipes for a process"))?;
-        let mut running = self.running.lock().await;
-        if self.released.is_cancelled() {
+        let started: Arc<dyn Process> = if self.first {
+            process.tty = request.tty.then(|| window(size()));
+            let started = container.start_first(process, io, mode, request.meta.remove_mount_stubs_recursive).await;
+            let mut started = started?;
+            ends.take_terminal(&mut *started);
+            container.started(Arc::from(started))?
+        } else {
+            let first = container.unless_released(container.first()).await?;
+            process.tty = request.tty.then(|| window(size()));
+            let mut started = first.exec(process, io).await.map_err(StepError::while_doing(""))?;
+            ends.take_terminal(&mut *started);
+            Arc::from(started)
+        };
+        Ok(GatewayProcess { container: container.clone(), process: started, ends, counted: self.counted.take() })
+    }
+}
+
+impl GatewayContainer {
+    /// A place among the processes of the container, behind those that were given before.
+    pub fn turn(self: &Arc<Self>) -> Turn {
+        let first = self.stage.send_if_modified(|stage| {
+            let first = matches!(stage, Stage::Empty);
+            if first {
+                *stage = Stage::Starting;
+            }
+            first
+        });
+        Turn { container: self.clone(), first, counted: Some(Counted::new(self)) }
+    }
+
+    async fn unless_released<T>(&self, work: impl Future<Output = Result<T, BuildError>>) -> Result<T, BuildError> {
+        tokio::select! {
+            biased;
+            () = self.released.cancelled() => Err(BuildError::cancelled()),
+            done = work => done,
+        }
+    }
+
+    async fn start_first(
+        &self,
+        mut process: ProcessSpec,
+        io: ProcessIo,
+        mode: pb::SecurityMode,
+        remove_stubs_recursive: bool,
+    ) -> Result<Box<dyn Container>, StepError> {
+        let mut spec = ContainerSpec { security: security(mode), remove_stubs_recursive, ..self.spec.clone() };
+        // What an earlier try has left is gone, but its name may be in use for a moment longer.
+        spec.id = crate::layers::store::random_id();
+        let place = Place { network: self.network, security: spec.security, hostname: &self.hostname };
+        let network = StepNetwork::join(self.bridge.worker(), place, self.bridge.proxied_job()).await?;
+        network.apply(&mut spec, &mut process);
+        network.trust(&spec)?; // what is written is discarded with the container
+        let started = self.bridge.worker().sandbox.start(spec, process, io).await.map_err(StepError::while_doing(""));
+        *self.joined.lock() = Some(network);
+        started
+    }
+
+    /// Makes the container known to those who wait for it, unless it has been released meanwhile.
+    fn started(&self, container: Arc<dyn Container>) -> Result<Arc<dyn Process>, BuildError> {
+        let mut late = false;
+        self.stage.send_modify(|stage| {
+            // Whoever releases it cancels first and looks here then.
+            late = self.released.is_cancelled();
+            *stage = Stage::Started(container.clone());
+        });
+        if late {
+            self.cancel();
             return Err(BuildError::cancelled());
         }
-        let started: Arc<dyn Process> = match &*running {
-            Some(container) => {
-                let started = container.exec(process, io).await;
-                let mut started = started.map_err(StepError::while_doing(""))?;
-                ends.take_terminal(&mut *started);
-                Arc::from(started)
-            }
-            None => {
-                let mut spec = self.spec.clone();
-                spec.security = security(mode);
-                spec.remove_stubs_recursive = request.meta.remove_mount_stubs_recursive;
-                let hostname = self.hostname.as_str();
-                let place = Place { network: self.network, security: spec.security, hostname };
-                let network = StepNetwork::join(self.bridge.worker(), place, self.bridge.proxied_job()).await?;
-                network.apply(&mut spec, &mut process);
-                network.trust(&spec)?; // what is written is discarded with the container
-                let started = self.bridge.worker().sandbox.start(spec, process, io).await;
-                *self.joined.lock() = Some(network);
-                let mut started = started.map_err(StepError::while_doing(""))?;
-                ends.take_terminal(&mut *started);
-                let container: Arc<dyn Container> = Arc::from(started);
-                *running = Some(container.clone());
-                container
-            }
-        };
-        self.processes.fetch_add(1, Ordering::SeqCst);
-        Ok(GatewayProcess { container: self.clone(), process: started, ends, ended: false })
+        Ok(container)
+    }
+
+    /// The container, once its first process runs.
+    async fn first(&self) -> Result<Arc<dyn Container>, BuildError> {
+        let mut stage = self.stage.subscribe();
+        let stage = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.map(|stage| stage.clone());
+        match stage {
+            Ok(Stage::Started(container)) => Ok(container),
+            _ => Err(BuildError::refused("the first process of the container could not be started")),
+        }
     }
 
     async fn process(&self, request: &ProcessRequest) -> Result<ProcessSpec, BuildError> {
@@ -201,24 +314,24 @@ impl GatewayContainer {
         if self.windows && !meta.env.iter().any(|e| e.starts_with("PATH=")) {
             meta.env.push(format!("PATH={WINDOWS_PATH}"));
         }
-        let mut spec = process_spec(&meta, &secrets, None)?;
-        spec.tty = request.tty.then(WinSize::default);
-        Ok(spec)
+        Ok(process_spec(&meta, &secrets, None)?)
     }
 
     /// Ends every process and waits for that. Processes cut short are told so by an error.
     pub async fn release(&self) -> Result<(), BuildError> {
         let cut_short = self.processes.load(Ordering::SeqCst) > 0;
         self.cancel();
-        // A start under way holds the lock, and sees the end right after it.
-        let running = self.running.lock().await.clone();
-        if let Some(container) = running {
-            match tokio::time::timeout(KILL_WAIT, container.kill()).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(StepError::while_doing("cannot end a container")(error).into()),
-                Err(_) => return Err(BuildError::refused("a container does not end")),
+        let end = async {
+            let mut stage = self.stage.subscribe();
+            // A start under way sees the end.
+            let stage = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.map(|stage| stage.clone());
+            if let Ok(Stage::Started(container)) = stage {
+                container.kill().await.map_err(StepError::while_doing("cannot end a container"))?;
             }
-        }
+            Ok::<_, StepError>(())
+        };
+        let ended = tokio::time::timeout(KILL_WAIT, end).await;
+        ended.map_err(|_| BuildError::refused("a container does not end"))??;
         self.joined.lock().take();
         if cut_short { Err(BuildError::cancelled()) } else { Ok(()) }
     }
@@ -226,8 +339,7 @@ impl GatewayContainer {
     /// Begins the end of every process.
     pub fn cancel(&self) {
         self.released.cancel();
-        if let Ok(running) = self.running.try_lock()
-            && let Some(container) = &*running
+        if let Stage::Started(container) = &*self.stage.borrow()
             && let Err(error) = container.signal(KILL)
         {
             tracing::warn!(%error, "a container cannot be killed");
@@ -307,7 +419,8 @@ pub struct GatewayProcess {
     process: Arc<dyn Process>,
     /// The client's ends of its streams, to be taken.
     pub ends: Ends,
-    ended: bool,
+    /// None after its end.
+    counted: Option<Counted>,
 }
 
 impl GatewayProcess {
@@ -316,28 +429,20 @@ impl GatewayProcess {
         ProcessControl(self.process.clone())
     }
 
-    /// Waits for the end. The end of a container by its release is an error.
+    /// Waits for the end. The end by the release of the container is an error.
     pub async fn wait(&mut self) -> Result<ExitStatus, BuildError> {
         let status = self.process.wait().await;
-        self.end();
-        if self.container.released.is_cancelled() {
-            return Err(BuildError::cancelled());
-        }
-        Ok(status.map_err(StepError::while_doing("cannot wait for a process"))?)
-    }
-
-    fn end(&mut self) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.container.processes.fetch_sub(1, Ordering::SeqCst);
-        }
+        self.counted = None;
+        let status = status.map_err(StepError::while_doing("cannot wait for a process"))?;
+        let killed = status.code() == 128 + KILL;
+        if killed && self.container.released.is_cancelled() { Err(BuildError::cancelled()) } else { Ok(status) }
     }
 }
 
 impl Drop for GatewayProcess {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.counted.is_some() {
             self.process.signal(KILL).ok(); // a process that is gone already is no error; nothing else can be done
-            self.end();
         }
     }
 }
@@ -354,10 +459,13 @@ impl ProcessControl {
 
     /// Tells the process' terminal its new size.
     pub fn resize(&self, rows: u32, cols: u32) -> Result<(), BuildError> {
-        let cells = |n| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = WinSize { rows: cells(rows), cols: cells(cols) };
-        Ok(self.0.resize(size).map_err(StepError::while_doing("cannot resize a terminal"))?)
+        Ok(self.0.resize(window((rows, cols))).map_err(StepError::while_doing("cannot resize a terminal"))?)
     }
+}
+
+fn window((rows, cols): (u32, u32)) -> WinSize {
+    let cells = |n| u16::try_from(n).unwrap_or(u16::MAX);
+    WinSize { rows: cells(rows), cols: cells(cols) }
 }
 
 const KILL: i32 = 9;

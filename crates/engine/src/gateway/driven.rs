@@ -8,6 +8,7 @@ use crate::{
         containers::GatewayContainer,
     },
     layers::{store::random_id, tree::Tree},
+    progress::spool::unnamed_file,
 };
 use cooper_llb::pb;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// What a driver of a build returns.
 pub type Returned = Result<BuildResult, BuildError>;
@@ -29,6 +31,8 @@ pub struct Gateway {
     trees: Mutex<HashMap<String, Tree>>,
     containers: Mutex<HashMap<String, Arc<GatewayContainer>>>,
     result: Mutex<Option<oneshot::Sender<Returned>>>,
+    /// Its driver can begin nothing any more.
+    closed: CancellationToken,
 }
 
 impl Gateway {
@@ -42,6 +46,7 @@ impl Gateway {
             trees: Mutex::default(),
             containers: Mutex::default(),
             result: Mutex::new(Some(result)),
+            closed: CancellationToken::new(),
         };
         (Arc::new(gateway), returned)
     }
@@ -100,9 +105,14 @@ impl Gateway {
         }
     }
 
-    /// Makes a container known by an id, which must not be in use.
+    /// Makes a container known by an id, which must not be in use. There are no more once the build is over.
     pub fn add_container(&self, id: &str, container: Arc<GatewayContainer>) -> Result<(), BuildError> {
-        match self.containers.lock().entry(id.to_owned()) {
+        let mut containers = self.containers.lock();
+        // Whoever closes says so first and takes what is in here then.
+        if self.closed.is_cancelled() {
+            return Err(BuildError::cancelled());
+        }
+        match containers.entry(id.to_owned()) {
             Entry::Occupied(_) => {
                 Err(BuildError::new(FailureClass::AlreadyExists, format!("Container {id} already exists")))
             }
@@ -133,8 +143,20 @@ impl Gateway {
         futures::future::join_all(left.iter().map(|c| c.release())).await;
     }
 
+    /// Ends with the build.
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
+    /// Makes files without a name, for what does not fit into memory. Blocks when called.
+    pub fn scratch_files(&self) -> impl Fn() -> std::io::Result<std::fs::File> + Send + Sync + use<> {
+        let dir = self.bridge.worker().scratch.clone();
+        move || unnamed_file(&dir)
+    }
+
     /// Begins the end of everything that the driver has left behind.
     fn let_go(&self) -> Vec<Arc<GatewayContainer>> {
+        self.closed.cancel();
         self.refs.lock().clear();
         self.trees.lock().clear();
         let left: Vec<_> = self.containers.lock().drain().map(|(_, c)| c).collect();

@@ -123,10 +123,7 @@ impl Spool {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let file = open(&self.dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
-            .map(File::from)
-            .or_else(|_| unnamed(&self.dir))?;
-        Ok(self.file.insert(Arc::new(file)).clone())
+        Ok(self.file.insert(Arc::new(unnamed_file(&self.dir)?)).clone())
     }
 
     /// What there is from `position` on, the beginning of a frame.
@@ -138,9 +135,16 @@ impl Spool {
     }
 }
 
+/// A new file in `dir` without a name, which is gone when it is closed.
+pub(crate) fn unnamed_file(dir: &Path) -> io::Result<File> {
+    open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .or_else(|_| unnamed(dir))
+}
+
 /// For file systems without files that never have a name.
 fn unnamed(dir: &Path) -> io::Result<File> {
-    let path = dir.join(format!("log-{}", crate::layers::store::random_id()));
+    let path = dir.join(format!("spool-{}", crate::layers::store::random_id()));
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)

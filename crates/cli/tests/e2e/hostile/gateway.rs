@@ -22,15 +22,18 @@ use tonic::{Code, Request, Response, Status};
 use super::{PATIENCE, Site};
 
 /// A build that waits for what its client does.
-struct Driven {
+pub(super) struct Driven {
     id: String,
-    bridge: LlbBridgeClient<Channel>,
+    pub bridge: LlbBridgeClient<Channel>,
     solve: AbortOnDropHandle<Result<Response<SolveResponse>, Status>>,
 }
 
 impl Driven {
-    async fn begin(site: &Site) -> Self {
-        let request = site.request();
+    pub async fn begin(site: &Site) -> Self {
+        Self::with(site, site.request()).await
+    }
+
+    pub async fn with(site: &Site, request: cooper_wire::control::SolveRequest) -> Self {
         let id = request.r#ref.clone();
         let mut control = site.control().await;
         let solve = AbortOnDropHandle::new(tokio::spawn(async move { control.solve(request).await }));
@@ -41,25 +44,25 @@ impl Driven {
         driven
     }
 
-    fn tag<T>(&self, message: T) -> Request<T> {
+    pub fn tag<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("buildkit-controlapi-buildid", self.id.parse().expect("a header"));
         request
     }
 
-    async fn give_back(&mut self, answer: ReturnRequest) -> Result<(), Status> {
+    pub async fn give_back(&mut self, answer: ReturnRequest) -> Result<(), Status> {
         let request = self.tag(answer);
         self.bridge.r#return(request).await.map(drop)
     }
 
     /// How the build ended.
-    async fn end(self) -> Result<(), Status> {
+    pub async fn end(self) -> Result<(), Status> {
         let solved = tokio::time::timeout(PATIENCE, self.solve).await.expect("the build hangs");
         solved.expect("no panic").map(drop)
     }
 
     /// A ref with a static busybox in it.
-    async fn busybox(&mut self) -> String {
+    pub async fn busybox(&mut self) -> String {
         let data = std::fs::read(cooper_testkit::image::busybox_binary()).expect("busybox");
         let make = pb::FileActionMkFile { path: "/busybox".into(), mode: 0o755, data, timestamp: -1, owner: None };
         let action = pb::FileAction {
@@ -82,14 +85,18 @@ impl Driven {
         }
     }
 
+    /// A container of this name with a static busybox in it.
+    pub async fn container(&mut self, id: &str) {
+        let root = self.busybox().await;
+        let mounts = vec![pb::Mount { dest: "/".into(), result_id: root, ..pb::Mount::default() }];
+        let request = NewContainerRequest { container_id: id.into(), mounts, ..NewContainerRequest::default() };
+        let request = self.tag(request);
+        self.bridge.new_container(request).await.expect("a container");
+    }
+
     /// A container with a program that sleeps: what it says, and the way to talk to it.
     async fn sleeper(&mut self) -> (tonic::Streaming<ExecMessage>, mpsc::Sender<ExecMessage>) {
-        let root = self.busybox().await;
-        let mount = pb::Mount { dest: "/".into(), result_id: root, ..pb::Mount::default() };
-        let container =
-            NewContainerRequest { container_id: "c".into(), mounts: vec![mount], ..NewContainerRequest::default() };
-        let container = self.tag(container);
-        self.bridge.new_container(container).await.expect("a container");
+        self.container("c").await;
         let meta = pb::Meta {
             args: ["/busybox", "sleep", "10000"].map(str::to_owned).to_vec(),
             cwd: "/".into(),

@@ -5,6 +5,7 @@
 mod definitions;
 mod frontends;
 mod gateway;
+mod processes;
 mod sessions;
 mod wire;
 
