@@ -12,11 +12,12 @@ use crate::placing::Placings;
 use crate::process;
 use crate::running::{self, Ended, First, Ready, Running};
 use crate::spec::{ContainerSpec, DEFAULT_HOSTNAME, Network, ProcessSpec, Security};
+use crate::sudo;
 use crate::{Container, Level, Process, ResourceUsage, Resources, Sandbox};
 use async_trait::async_trait;
 use cooper_mount::Mount;
 use cooper_rooted::{CloneMode, Root, clone_tree};
-use rustix::fs::{Access, AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::CapabilitySet;
 use std::fs;
 use std::io;
@@ -71,9 +72,10 @@ impl Chroot {
             "steps are not isolated from the builder: they see its network and can signal its processes; a step that runs \
              as root can reach everything that the surrounding container can. Build only what you trust, and give every \
              build a container of its own",
-            "/proc and /sys are lent: steps can read what is in there and see their own processes, but not go there, and \
-             see none before Linux 5.9. Programs gain no rights by being executed, but for sudo in steps that do not run \
-             as root, which therefore see no /proc; /dev has the usual devices if the container may make them",
+            "/proc, /sys and terminals are lent: steps can read what is in there and see their own processes; they see none \
+             before Linux 5.9. Programs gain no rights by being executed, but for sudo and doas in steps that do not run as root \
+             where these ask for no password, which therefore see no /proc; /dev has the usual devices if the container may \
+             make them",
             "read-only mounts are copies, so that writing to them is possible but changes nothing; secrets are files in the \
              step's tree while it runs, and are removed after it",
             "no limits on memory, processors or processes are imposed; --network=none and the proxy are refused",
@@ -228,12 +230,11 @@ fn begin(root: &Arc<OwnedFd>, security: Security, spec: &ProcessSpec, io: Proces
     Ok((own, Running::new(pidfd, terminal)))
 }
 
-/// Whether a step may want to become root by a program that it runs. That, and answers for `/proc`, exclude each other.
+/// Whether a step may want to become root by a program that it runs.
 fn sudo_is_wanted(root: &OwnedFd, uid: u32) -> bool {
-    let there = |path: &&str| rustix::fs::accessat(root, *path, Access::EXISTS, AtFlags::empty()).is_ok();
     uid != 0
         && !rustix::thread::no_new_privs().unwrap_or(false)
-        && ["usr/bin/sudo", "usr/bin/doas", "usr/local/bin/sudo"].iter().any(there)
+        && root.try_clone().is_ok_and(|root| sudo::is_open_to_some(&Root::from_fd(root)))
 }
 
 /// Ends every process whose root is still that of the step: nothing else keeps them from outliving it.

@@ -5,9 +5,9 @@
 
 use crate::child::{Program, Step};
 use crate::error::{Error, Result};
-use crate::plan::{Scratch, scratch_dir};
 use crate::process::{self, Shield, c_string};
 use crate::raw::{self, StringArray};
+use crate::remains::{Scratch, scratch_dir};
 use crate::running::status;
 use crate::spec::{ContainerSpec, Hook, HookPoint, ProcessSpec};
 use cooper_rooted::passwd::ExecUser;

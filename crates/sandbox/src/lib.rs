@@ -17,6 +17,7 @@ mod chroot;
 mod devices;
 mod error;
 mod files;
+mod furnish;
 mod hooks;
 mod io;
 mod layout;
@@ -31,10 +32,12 @@ mod probe;
 mod process;
 #[allow(unsafe_code, reason = "system calls that no library offers")]
 mod raw;
+mod remains;
 mod running;
 mod runtime;
 mod seccomp;
 pub mod spec;
+mod sudo;
 pub mod userns;
 
 pub use chroot::Chroot;

@@ -13,6 +13,7 @@ use crate::io::ProcessIo;
 use crate::plan::{self, Inside};
 use crate::process::{self, Shield};
 use crate::raw::{self, Reaped};
+use crate::remains::scratch_dir;
 use crate::running::{Ended, First, Ready, Running, on_own_thread, status};
 use crate::spec::{ContainerSpec, ProcessSpec};
 use crate::{Container, Level, Process, ResourceUsage, Sandbox};
@@ -69,7 +70,7 @@ impl Host {
     pub(crate) fn prepare(state: &Path, apparmor: Option<String>) -> Result<Self> {
         apparmor.as_deref().map(apparmor::check).transpose()?;
         let stage = state.join("stage");
-        for dir in [&stage, &plan::scratch_dir(state), &cgroup_records(state)] {
+        for dir in [&stage, &scratch_dir(state), &cgroup_records(state)] {
             fs::create_dir_all(dir).map_err(Error::setup(format!("create directory {}", dir.display())))?;
         }
         let state = fs::canonicalize(state).map_err(Error::setup(format!("find {}", state.display())))?;
@@ -115,7 +116,7 @@ fn sweep(state: &Path) {
     for entry in fs::read_dir(cgroup_records(state)).into_iter().flatten().flatten() {
         remove_noted(&entry.path());
     }
-    for entry in fs::read_dir(plan::scratch_dir(state)).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(scratch_dir(state)).into_iter().flatten().flatten() {
         if let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "cannot remove what an earlier builder left");
         }

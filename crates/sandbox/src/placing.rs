@@ -60,6 +60,11 @@ impl Placings {
     /// Puts everything in place that a container is to have.
     pub(crate) fn all(&mut self, spec: &ContainerSpec, cwd: &Path) -> Result<()> {
         self.devices()?;
+        for path in ["/proc", "/sys"] {
+            let dir = self.make_room(Path::new(path))?;
+            let made = fs::create_dir(&dir).and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)));
+            made.map_err(at(path))?;
+        }
         if spec.network_files {
             let hosts = files::hosts(&spec.hostname, &spec.extra_hosts);
             let resolv = files::resolv_conf(spec.dns.as_ref(), &spec.network);

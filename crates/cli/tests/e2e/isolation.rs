@@ -156,16 +156,20 @@ fn a_changed_root_has_a_proc_that_is_lent() {
         ls /proc/self/fd | head -n 1; grep -c ^MemTotal: /proc/meminfo; cat /proc/mounts | cut -d ' ' -f 2,3; \
         stat -f -c %T /proc; echo written > /dev/stdout; echo read | cat /dev/stdin; [ -d /sys/kernel ] && echo kernel; \
         sh -c 'cat /proc/'$$'/comm'; for path in /proc/1/comm /proc/self/root/bin /procedure; do [ -e $path ] || echo none; done; \
-        echo 1 2>/dev/null >/proc/sys/vm/drop_caches || echo refused )";
+        echo 1 2>/dev/null >/proc/sys/vm/drop_caches || echo refused; ls -d /proc/1; cat /proc/self/root/hi /proc/self/cwd/hi; \
+        (exec -a busybox /proc/self/exe echo again); (exec -a busybox /proc/$$/exe echo numbered); \
+        (cd /proc/self && cat comm && ls fd | head -n 1 && pwd -P | sed s/[0-9]*$//); (cd /sys/kernel && ls -d mm); \
+        exec 7</; cat /proc/self/fd/7/hi; chmod 600 /dev/fd/7/none || echo missing; \
+        exec 8<>/dev/ptmx && ls -d /dev/pts/9999 || echo closed ) 2>/dev/null";
     let context = shop.dockerfile(&format!(
-        "RUN {questions} | tee /root.txt\nRUN mkdir -m 777 /w\nUSER 1000:1000\nRUN {questions} | tee /w/user.txt\n\
+        "RUN echo hi > /hi\nRUN {questions} | tee /root.txt\nRUN mkdir -m 777 /w\nUSER 1000:1000\nRUN {questions} | tee /w/user.txt\n\
          FROM scratch\nCOPY --from=base /root.txt /w/user.txt /\n"
     ));
     fs::write(shop.path("config.toml"), "[worker.oci]\nsnapshotter = \"native\"\ngc = false\n").unwrap();
     let mut build = shop.build(&context);
     outcome(build.env("COOPER_SANDBOX", "chroot").args(["-o", &local(&shop.path("out"))])).ok();
     let expected = "/bin/busybox\ncat\nnumber\n0\n1\n/ rootfs\n/proc proc\n/sys sysfs\nproc\nwritten\nread\nkernel\nsh\n\
-        none\nnone\nnone\nrefused\n";
+        none\nnone\nnone\nrefused\n/proc/1\nhi\nhi\nagain\nnumbered\nsh\n0\n/proc/\nmm\nhi\nmissing\nclosed\n";
     for file in ["root.txt", "user.txt"] {
         assert_eq!(read(shop.path(&format!("out/{file}"))), expected, "{file}");
     }

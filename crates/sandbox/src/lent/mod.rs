@@ -1,37 +1,49 @@
-//! `/proc` and `/sys` for processes below a changed root, where nothing can be mounted.
+//! `/proc`, `/sys` and terminals for processes below a changed root, where nothing can be mounted.
 //!
 //! A filter has the system calls that ask about a path wait for an answer. A thread of the builder reads the path from the
 //! caller's memory. For one in `/proc` or `/sys` it does what was asked, as the caller's user, and hands the result over, an
 //! open file by its descriptor; for any other it lets the kernel answer. What is given:
 //!
-//! - of the caller and of other processes of its step: all, but nothing that lies beyond the doors in there
-//!   (`/proc/self/root/…`); lists of mounts are made up, since none of the builder's is the step's;
-//! - of other processes: nothing;
-//! - what belongs to all (`/proc/cpuinfo`, `/sys/…`): to be read.
+//! - of the caller and of other processes of its step: all; what lies beyond the doors in there (`/proc/self/root/…`) is
+//!   looked for below the step's root; lists of mounts are made up, since none of the builder's is the step's;
+//! - of other processes: that they are there;
+//! - what belongs to all (`/proc/cpuinfo`, `/sys/…`): to be read;
+//! - new terminals: those that a step has opened, it can also open by their numbers.
+//!
+//! Where the kernel itself has to find something (a directory to go to, a program to execute), it finds a [stand-in](stand_in).
 //!
 //! This is for programs that look there for themselves, for processors or for memory. It is no wall: a caller can change the
 //! path after it was read, and then gets what the kernel gives it anyway. Nothing is ever done with more rights than the
-//! caller's user has. Names are not entered by it: `cd /proc/self`, or a program started as `/proc/self/exe`, finds what the
-//! tree has there.
+//! caller's user has. A program without a path below the root (one in memory) cannot be executed by a path of `/proc`, and
+//! relative paths are answered where the working directory is in `/proc` or `/sys`, unless `..` is in them.
 //!
 //! Without it a step simply has no `/proc`: kernels before 5.9, and a builder that is itself below such a filter.
 
+mod caller;
 mod notify;
 mod path;
+mod place;
 mod request;
+mod stand_in;
 
 pub(crate) use notify::install;
 
 use crate::child::Step;
-use notify::{Answer, Call, FileUser};
-use path::{Wanted, Who, is_beyond, may_be_lent, may_open, seen_from_within};
+use caller::{Caller, Reader};
+use cooper_rooted::Root;
+use notify::{Answer, Call};
+use path::{Wanted, door, may_be_lent, may_open, seen_from_within};
+use place::Place;
 use request::Request;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Access, AtFlags, CWD, MemfdFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
+use stand_in::{StandIn, StandIns, working_directory};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut, Write as _};
@@ -39,12 +51,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Stack of an answering thread; only what is touched takes memory.
 const THREAD_STACK: usize = 128 * 1024;
-const PAGE: usize = 4096;
 
 /// Starts a thread that answers for a process and all that come of it; returns what the process has to do for that. It ends
 /// with the last of them.
@@ -77,24 +87,31 @@ struct Lender {
     /// Where the root is for the builder.
     base: Vec<u8>,
     device: (u64, u64),
+    reader: Reader,
+    stand_ins: StandIns,
+    /// The numbers of terminals that were opened here. Others are never the step's.
+    terminals: RefCell<BTreeSet<u32>>,
 }
 
-/// Who asks, by `/proc/<thread>/status`.
-struct Caller {
-    thread: u32,
-    process: u32,
-    /// Of its files.
-    user: (u32, u32),
+/// What is asked, and by whom.
+struct Question<'a> {
+    listener: &'a OwnedFd,
+    call: u64,
+    wanted: &'a Wanted,
+    caller: &'a Caller,
 }
 
 impl Lender {
     fn new(root: Arc<OwnedFd>) -> io::Result<Self> {
         let base = fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd()))?.into_os_string().into_vec();
         let stat = rustix::fs::fstat(&root)?;
-        Ok(Self { root, base, device: (stat.st_dev, stat.st_ino) })
+        let stand_ins = StandIns::new(Root::from_fd(root.try_clone()?));
+        let device = (stat.st_dev, stat.st_ino);
+        Ok(Self { root, base, device, reader: Reader::default(), stand_ins, terminals: RefCell::default() })
     }
 
     fn serve(&self, listener: &OwnedFd) {
+        notify::hurry(listener.as_fd());
         loop {
             let mut polled = [PollFd::new(listener, PollFlags::IN)];
             match poll(&mut polled, None) {
@@ -115,21 +132,41 @@ impl Lender {
 
     /// None: the kernel's own answer is right, or nothing is known of the caller.
     fn answer(&self, listener: &OwnedFd, call: &Call) -> Option<Answer> {
-        let (request, path) = Request::of(call)?;
-        let memory = Memory::of(call.thread)?;
+        let (request, at) = Request::of(call)?;
+        let is_relative = |text: &[u8]| self.stand_ins.entered() && !text.is_empty() && text[0] != b'/';
+        let text = self.reader.text(call.thread, at, &|text| may_be_lent(text) || is_relative(text))?;
+        let from_root = |text: &[u8]| Wanted::of(text, request.follows());
+        let (wanted, caller) = if text.first() == Some(&b'/') {
+            (from_root(&text)?, Caller::of(call.thread)?)
+        } else {
+            let caller = Caller::of(call.thread)?;
+            let _user = caller.lends_its_user();
+            let here = fs::read_link(working_directory(call.thread)).ok()?.into_os_string().into_vec();
+            let here = seen_from_within(&here, &self.base).filter(|here| may_be_lent(here))?;
+            (from_root(&[here, b"/", &text].concat())?, caller)
+        };
+        // All of that was this caller's, for it still waits.
         if !notify::waits(listener.as_fd(), call.id) {
             return None;
         }
-        let wanted = Wanted::of(&memory.text(path)?, request.follows())?;
-        let caller = Caller::of(call.thread)?;
-        let _user = caller.lends_its_user();
-        Some(self.lent(request, &wanted, &caller, &memory).unwrap_or_else(Answer::Error))
+        let question = Question { listener, call: call.id, wanted: &wanted, caller: &caller };
+        let lent = match request {
+            Request::Enter => self.lead(&question, None),
+            Request::Execute { path } => self.lead(&question, Some((path, &text))),
+            _ => {
+                let _user = caller.lends_its_user();
+                self.lent(request, &question)
+            }
+        };
+        Some(lent.unwrap_or_else(Answer::Error))
     }
 
-    fn lent(&self, request: Request, wanted: &Wanted, caller: &Caller, memory: &Memory) -> Result<Answer, Errno> {
-        let place = self.place(wanted, caller)?;
+    fn lent(&self, request: Request, question: &Question<'_>) -> Result<Answer, Errno> {
+        let Question { wanted, caller, .. } = question;
+        let place = self.place(wanted, caller, request.follows())?;
         let failed = |e: io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        let text = || CString::new(place.as_os_str().as_bytes()).map_err(|_| Errno::INVAL);
+        let text = || CString::new(place.path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL);
+        let is_held = place.held.is_some();
         match request {
             Request::Open(flags) => {
                 may_open(wanted, flags)?;
@@ -137,143 +174,102 @@ impl Lender {
                     Some(list) => made_up(&list).map_err(failed)?,
                     None => open(&place, flags)?,
                 };
+                if matches!(wanted, Wanted::Terminal(None)) {
+                    self.terminals.borrow_mut().extend(number_of(&file));
+                }
                 return Ok(Answer::Descriptor { file, close_on_exec: flags.contains(OFlags::CLOEXEC) });
             }
-            Request::Stat { follow, to } => memory.put(to, &notify::stat(&text()?, follow).map_err(failed)?)?,
-            Request::StatX { flags, mask, to } => {
-                memory.put(to, &notify::statx(&text()?, flags, mask).map_err(failed)?)?;
+            Request::Stat { follow, to } => {
+                question.put(to, &notify::stat(&text()?, follow || is_held).map_err(failed)?)?;
             }
-            Request::FileSystem { to } => memory.put(to, &notify::statfs(&text()?).map_err(failed)?)?,
+            Request::StatX { flags, mask, to } => {
+                let flags = if is_held { flags & !libc::AT_SYMLINK_NOFOLLOW } else { flags };
+                question.put(to, &notify::statx(&text()?, flags, mask).map_err(failed)?)?;
+            }
+            Request::FileSystem { to } => question.put(to, &notify::statfs(&text()?).map_err(failed)?)?,
             Request::Access(mode) if mode.contains(Access::WRITE_OK) && matches!(wanted, Wanted::Common(_)) => {
                 return Err(Errno::ACCESS);
             }
             Request::Attributes { .. } => return Err(Errno::OPNOTSUPP),
-            Request::Access(mode) => rustix::fs::accessat(CWD, &place, mode, AtFlags::EACCESS)?,
+            Request::Access(mode) => rustix::fs::accessat(CWD, &place.path, mode, AtFlags::EACCESS)?,
+            Request::Mode(_) if matches!(wanted, Wanted::Common(_)) => return Err(Errno::PERM),
+            Request::Mode(mode) => rustix::fs::chmod(&place.path, mode)?,
             Request::ReadLink { to, size } => {
-                let target = match place.to_str() {
-                    Some("/proc/self") => caller.process.to_string().into_bytes(),
-                    Some("/proc/thread-self") => format!("{}/task/{}", caller.process, caller.thread).into_bytes(),
-                    _ => rustix::fs::readlink(&place, Vec::new())?.into_bytes(),
+                let target = match (&place.held, place.path.to_str()) {
+                    (Some(held), _) => rustix::fs::readlinkat(held, c"", Vec::new())?.into_bytes(),
+                    (_, Some("/proc/self")) => caller.process.to_string().into_bytes(),
+                    (_, Some("/proc/thread-self")) => format!("{}/task/{}", caller.process, caller.thread).into_bytes(),
+                    _ => rustix::fs::readlink(&place.path, Vec::new())?.into_bytes(),
                 };
-                let seen = seen_from_within(&target, &self.base);
+                let seen = if is_held { None } else { seen_from_within(&target, &self.base) }.unwrap_or(&target);
                 let seen = &seen[..seen.len().min(size)];
-                memory.put(to, seen)?;
+                question.put(to, seen)?;
                 return Ok(Answer::Value(seen.len()));
             }
+            Request::Enter | Request::Execute { .. } => return Ok(Answer::Usual),
         }
         Ok(Answer::Value(0))
     }
 
-    /// The builder's path of what is wanted.
-    fn place(&self, wanted: &Wanted, caller: &Caller) -> Result<PathBuf, Errno> {
-        let (who, below) = match wanted {
-            Wanted::Common(path) => return Ok(path.clone()),
-            Wanted::Process { below, .. } if is_beyond(below) => return Err(Errno::NOENT),
-            Wanted::Process { who, below } => (who, below),
+    /// Has the kernel find what it is to go to, or to execute.
+    fn lead(&self, question: &Question<'_>, executed: Option<(u64, &[u8])>) -> Result<Answer, Errno> {
+        let Question { wanted, caller, .. } = question;
+        let user = caller.lends_its_user();
+        let at = match wanted {
+            Wanted::Process { below, .. } => door(below),
+            Wanted::Common(_) => None,
+            Wanted::Terminal(_) => return Ok(Answer::Usual),
         };
-        let directory = match who {
-            Who::Caller => format!("/proc/{}", caller.process),
-            Who::Thread => format!("/proc/{}/task/{}", caller.process, caller.thread),
-            Who::Number(number) if self.is_ours(*number) => format!("/proc/{number}"),
-            Who::Number(_) => return Err(Errno::NOENT),
+        let target = match at {
+            Some((door, _)) => Some(self.behind(&self.directory(wanted, caller)?.join(door))?),
+            None if executed.is_some() => return Ok(Answer::Usual),
+            None => {
+                let stat = rustix::fs::stat(&self.place(wanted, caller, true)?.path)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Err(Errno::NOTDIR);
+                }
+                None
+            }
         };
-        Ok(if below.is_empty() { directory.into() } else { [directory.as_str(), below].iter().collect() })
-    }
-
-    /// Whether a process is of this step.
-    fn is_ours(&self, process: u32) -> bool {
-        rustix::fs::stat(format!("/proc/{process}/root")).is_ok_and(|root| (root.st_dev, root.st_ino) == self.device)
-    }
-
-    /// The mounts that a step sees, when these are wanted.
-    fn mounts(&self, wanted: &Wanted) -> Option<String> {
-        let Wanted::Process { below, .. } = wanted else { return None };
-        let kind = below.rsplit('/').next().filter(|kind| matches!(*kind, "mounts" | "mountinfo"))?;
-        let lines = (1..).zip([
-            ("/", "none", "rootfs", "rw,relatime"),
-            ("/proc", "proc", "proc", "rw,nosuid,nodev,noexec,relatime"),
-            ("/sys", "sysfs", "sysfs", "ro,nosuid,nodev,noexec,relatime"),
-        ]);
-        let line = |(number, (point, source, system, options)): (u32, (&str, &str, &str, &str))| {
-            let stat = if number == 1 { rustix::fs::fstat(&self.root) } else { rustix::fs::stat(point) }.ok()?;
-            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-            Some(match kind {
-                "mounts" => format!("{source} {point} {system} {options} 0 0\n"),
-                _ => format!("{number} 1 {major}:{minor} / {point} {options} - {system} {source} rw\n"),
-            })
+        drop(user);
+        let what = match (at, &target) {
+            (Some((at, _)), Some(target)) => StandIn::Door { at, target },
+            _ => StandIn::Directory,
         };
-        Some(lines.filter_map(line).collect())
+        if let Err(error) = self.stand_ins.put(wanted, caller, &self.reader, &what, executed) {
+            tracing::debug!(%error, "nothing stands in for a path of a step's /proc");
+        }
+        Ok(Answer::Usual)
     }
 }
 
-impl Caller {
-    fn of(thread: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-        let field = |name: &str, column: usize| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_ascii_whitespace().nth(column)?.parse().ok()
-        };
-        // The fourth of the four identities is that of files (proc_pid_status(5)).
-        Some(Self { thread, process: field("Tgid:", 0)?, user: (field("Uid:", 3)?, field("Gid:", 3)?) })
-    }
-
-    /// Until dropped, this thread sees files as the caller does.
-    fn lends_its_user(&self) -> Option<FileUser> {
-        (self.user.0 != rustix::process::geteuid().as_raw()).then(|| FileUser::new(self.user.0, self.user.1))
-    }
-}
-
-/// The memory of a process.
-struct Memory(File);
-
-impl Memory {
-    /// None where it is closed to the builder, or the process has ended.
-    fn of(thread: u32) -> Option<Self> {
-        let open = || File::options().read(true).write(true).open(format!("/proc/{thread}/mem"));
-        match open() {
-            Ok(memory) => Some(Self(memory)),
-            // Another user's is closed to all but that user.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                let _user = Caller::of(thread)?.lends_its_user()?;
-                open().ok().map(Self)
-            }
-            Err(_) => None,
-        }
-    }
-
-    /// A path that may be one that is lent.
-    fn text(&self, mut at: u64) -> Option<Vec<u8>> {
-        let (mut text, mut piece) = (Vec::new(), [0; PAGE]);
-        while text.len() < libc::PATH_MAX as usize {
-            // Not over the end of a page: nothing may be behind it.
-            let count = self.0.read_at(&mut piece[..PAGE - (at % PAGE as u64) as usize], at).ok()?;
-            let end = piece[..count].iter().position(|byte| *byte == 0);
-            text.extend_from_slice(&piece[..end.unwrap_or(count)]);
-            if count == 0 || (text.len() >= 5 || end.is_some()) && !may_be_lent(&text) {
-                return None;
-            }
-            if end.is_some() {
-                return Some(text);
-            }
-            at += count as u64;
-        }
-        None
-    }
-
+impl Question<'_> {
+    /// Writes to the caller's memory.
     fn put(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.0.write_all_at(bytes, at).map_err(|_| Errno::FAULT)
+        let memory = self.caller.memory()?;
+        if !notify::waits(self.listener.as_fd(), self.call) {
+            return Err(Errno::INTR);
+        }
+        memory.write_all_at(bytes, at).map_err(|_| Errno::FAULT)
     }
 }
 
 /// Opens without waiting for whoever is at the other end of a pipe.
-fn open(place: &PathBuf, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let asked = flags.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::CLOEXEC | OFlags::NOCTTY;
+fn open(Place { path, held }: &Place, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let kept = if held.is_some() { flags.difference(OFlags::NOFOLLOW) } else { flags };
+    let asked = kept.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::CLOEXEC | OFlags::NOCTTY;
     if asked.contains(OFlags::PATH) || asked.contains(OFlags::NONBLOCK) {
-        return rustix::fs::open(place, asked, Mode::empty());
+        return rustix::fs::open(path, asked, Mode::empty());
     }
-    let file = rustix::fs::open(place, asked | OFlags::NONBLOCK, Mode::empty())?;
+    let file = rustix::fs::open(path, asked | OFlags::NONBLOCK, Mode::empty())?;
     rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     Ok(file)
+}
+
+/// The number of a terminal, by its controlling side.
+fn number_of(terminal: &OwnedFd) -> Option<u32> {
+    let path = rustix::pty::ptsname(terminal, Vec::new()).ok()?;
+    path.to_str().ok()?.strip_prefix("/dev/pts/")?.parse().ok()
 }
 
 /// A file of this text, at its beginning.

@@ -10,6 +10,8 @@ pub(super) enum Wanted {
     Process { who: Who, below: String },
     /// The path as it is, which belongs to no process.
     Common(PathBuf),
+    /// The terminal of this number; none: a new one.
+    Terminal(Option<u32>),
 }
 
 /// Whose directory in `/proc`.
@@ -25,8 +27,8 @@ pub(super) enum Who {
 /// Links of `/proc` that say where they lead by who reads them.
 const LINKS: [&str; 4] = ["self", "thread-self", "mounts", "net"];
 
-/// Entries of a process's directory that lead to where its files are. What lies beyond them is the step's own affair: it has
-/// paths of its own for that, and links there are to be followed below its root.
+/// Entries of a process's directory that lead to where its files are. Beyond them is what the step has by paths of its own,
+/// too: links there lead below its root.
 const DOORS: [&str; 5] = ["root", "cwd", "exe", "fd", "map_files"];
 
 /// Whether a path may be one that is lent, by its beginning.
@@ -55,6 +57,8 @@ impl Wanted {
             ["dev", "fd", below @ ..] if follow || !below.is_empty() => {
                 process(Who::Caller, &[&["fd"], below].concat())
             }
+            ["dev", "ptmx"] | ["dev", "pts", "ptmx"] => Some(Self::Terminal(None)),
+            ["dev", "pts", number] => Some(Self::Terminal(Some(number.parse().ok()?))),
             ["dev", "stdin"] if follow => process(Who::Caller, &["fd/0"]),
             ["dev", "stdout"] if follow => process(Who::Caller, &["fd/1"]),
             ["dev", "stderr"] if follow => process(Who::Caller, &["fd/2"]),
@@ -63,23 +67,30 @@ impl Wanted {
     }
 }
 
-/// Whether what is below a process's directory lies behind one of its [doors](DOORS).
-pub(super) fn is_beyond(below: &str) -> bool {
-    let mut parts = below.split('/');
-    let first = match parts.next() {
-        Some("task") => parts.nth(1),
-        first => first,
+/// The [door](DOORS) in what is below a process's directory, and what lies beyond it.
+pub(super) fn door(below: &str) -> Option<(&str, &str)> {
+    let first = |text: &str, from: usize| text[from..].find('/').map_or(text.len(), |end| from + end);
+    let begin = match below.strip_prefix("task/") {
+        Some(_) => first(below, "task/".len()) + 1,
+        None => 0,
     };
-    let Some(door) = first.filter(|part| DOORS.contains(part)) else { return false };
-    parts.count() > usize::from(matches!(door, "fd" | "map_files"))
+    let mut end = first(below, begin.min(below.len()));
+    let name = below.get(begin..end).filter(|name| DOORS.contains(name))?;
+    if matches!(name, "fd" | "map_files") {
+        // Each of these is a directory of doors.
+        below.get(end + 1..).filter(|rest| !rest.is_empty())?;
+        end = first(below, end + 1);
+    }
+    Some((&below[..end], below[end..].trim_start_matches('/')))
 }
 
-/// A path that a link of `/proc` gives, as the step knows it: `root` is where its own root is for the builder.
-pub(super) fn seen_from_within<'a>(target: &'a [u8], root: &[u8]) -> &'a [u8] {
+/// A path that a link of `/proc` gives, as the step knows it: `root` is where its own root is for the builder. None: it has no
+/// path below that.
+pub(super) fn seen_from_within<'a>(target: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
     match target.strip_prefix(root) {
-        Some([]) => b"/",
-        Some(below) if below[0] == b'/' => below,
-        _ => target,
+        Some([]) => Some(b"/"),
+        Some(below) if below[0] == b'/' => Some(below),
+        _ => None,
     }
 }
 
@@ -98,6 +109,7 @@ mod tests {
         let text = |path: &str, follow| match Wanted::of(path.as_bytes(), follow) {
             None => "-".to_owned(),
             Some(Wanted::Common(path)) => path.display().to_string(),
+            Some(Wanted::Terminal(number)) => format!("{number:?}"),
             Some(Wanted::Process { who, below }) => format!("{who:?} {below}"),
         };
         for (path, followed, itself) in [
@@ -117,6 +129,10 @@ mod tests {
             ("/dev/fd", "Caller fd", "-"),
             ("/dev/fd/63", "Caller fd/63", "Caller fd/63"),
             ("/dev/stdout", "Caller fd/1", "-"),
+            ("/dev/ptmx", "None", "None"),
+            ("/dev/pts/ptmx", "None", "None"),
+            ("/dev/pts/3", "Some(3)", "Some(3)"),
+            ("/dev/pts", "-", "-"),
             ("/dev/null", "-", "-"),
             ("/etc/passwd", "-", "-"),
             ("proc/self", "-", "-"),
@@ -127,31 +143,35 @@ mod tests {
     }
 
     #[test]
-    fn doors_lead_no_further_than_their_threshold() {
-        for (below, beyond) in [
-            ("", false),
-            ("exe", false),
-            ("root", false),
-            ("root/etc/passwd", true),
-            ("cwd/x", true),
-            ("fd", false),
-            ("fd/3", false),
-            ("fd/3/x", true),
-            ("task/7/root", false),
-            ("task/7/root/x", true),
-            ("task/7/comm", false),
-            ("net/tcp", false),
+    fn doors_are_told_from_what_lies_beyond() {
+        for (below, parts) in [
+            ("", None),
+            ("comm", None),
+            ("exe", Some(("exe", ""))),
+            ("root", Some(("root", ""))),
+            ("root/etc/passwd", Some(("root", "etc/passwd"))),
+            ("cwd/x", Some(("cwd", "x"))),
+            ("fd", None),
+            ("fd/", None),
+            ("fd/3", Some(("fd/3", ""))),
+            ("fd/3/x/y", Some(("fd/3", "x/y"))),
+            ("task", None),
+            ("task/7", None),
+            ("task/7/root", Some(("task/7/root", ""))),
+            ("task/7/fd/3/x", Some(("task/7/fd/3", "x"))),
+            ("task/7/comm", None),
+            ("net/tcp", None),
         ] {
-            assert_eq!(is_beyond(below), beyond, "{below}");
+            assert_eq!(door(below), parts, "{below}");
         }
     }
 
     #[test]
     fn links_are_told_as_the_step_knows_them() {
         for (target, seen) in
-            [("/r/oot", "/"), ("/r/oot/bin/sh", "/bin/sh"), ("/r/ootlet", "/r/ootlet"), ("pipe:[1]", "pipe:[1]")]
+            [("/r/oot", Some("/")), ("/r/oot/bin/sh", Some("/bin/sh")), ("/r/ootlet", None), ("pipe:[1]", None)]
         {
-            assert_eq!(seen_from_within(target.as_bytes(), b"/r/oot"), seen.as_bytes());
+            assert_eq!(seen_from_within(target.as_bytes(), b"/r/oot"), seen.map(str::as_bytes));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Which system calls ask about a path, and what.
+//! Which system calls ask about a path, or lead there, and how.
 
 use super::notify::Call;
 use crate::seccomp::{Picked, pick};
-use rustix::fs::{Access, AtFlags, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use std::sync::OnceLock;
 
 /// What is asked of a path. `to` is where the answer goes in the caller's memory.
@@ -26,6 +26,14 @@ pub(super) enum Request {
     FileSystem {
         to: u64,
     },
+    /// Permission bits are to be set.
+    Mode(Mode),
+    /// The working directory is to be there.
+    Enter,
+    /// A program is to be executed, whose path is at this address.
+    Execute {
+        path: u64,
+    },
     /// Extended attributes, of which these files have none.
     Attributes {
         follow: bool,
@@ -48,6 +56,10 @@ enum Shape {
     ReadLink,
     ReadLinkAt,
     FileSystem,
+    Mode,
+    ModeAt,
+    Enter,
+    Execute,
     Attributes {
         follow: bool,
     },
@@ -55,18 +67,19 @@ enum Shape {
 
 /// The calls that take no directory; newer machines do without.
 #[cfg(target_arch = "x86_64")]
-const PLAIN: [(i64, Shape); 5] = [
+const PLAIN: [(i64, Shape); 6] = [
     (libc::SYS_open, Shape::Open),
     (libc::SYS_stat, Shape::Stat { follow: true }),
     (libc::SYS_lstat, Shape::Stat { follow: false }),
     (libc::SYS_access, Shape::Access),
     (libc::SYS_readlink, Shape::ReadLink),
+    (libc::SYS_chmod, Shape::Mode),
 ];
 /// The calls that take no directory; newer machines do without.
 #[cfg(not(target_arch = "x86_64"))]
 const PLAIN: [(i64, Shape); 0] = [];
 
-const COMMON: [(i64, Shape); 11] = [
+const COMMON: [(i64, Shape); 14] = [
     (libc::SYS_openat, Shape::OpenAt),
     (libc::SYS_newfstatat, Shape::StatAt),
     (libc::SYS_statx, Shape::StatX),
@@ -74,6 +87,9 @@ const COMMON: [(i64, Shape); 11] = [
     (libc::SYS_faccessat2, Shape::AccessAt),
     (libc::SYS_readlinkat, Shape::ReadLinkAt),
     (libc::SYS_statfs, Shape::FileSystem),
+    (libc::SYS_fchmodat, Shape::ModeAt),
+    (libc::SYS_chdir, Shape::Enter),
+    (libc::SYS_execve, Shape::Execute),
     (libc::SYS_getxattr, Shape::Attributes { follow: true }),
     (libc::SYS_lgetxattr, Shape::Attributes { follow: false }),
     (libc::SYS_listxattr, Shape::Attributes { follow: true }),
@@ -94,7 +110,7 @@ pub(super) fn filter() -> &'static [libc::sock_filter] {
 
 impl Shape {
     const fn has_directory(self) -> bool {
-        matches!(self, Self::OpenAt | Self::StatAt | Self::StatX | Self::AccessAt | Self::ReadLinkAt)
+        matches!(self, Self::OpenAt | Self::StatAt | Self::StatX | Self::AccessAt | Self::ReadLinkAt | Self::ModeAt)
     }
 }
 
@@ -111,6 +127,9 @@ impl Request {
             Shape::Access | Shape::AccessAt => Self::Access(Access::from_bits_retain(args[1] as u32)),
             Shape::ReadLink | Shape::ReadLinkAt => Self::ReadLink { to: args[1], size: usize::try_from(args[2]).ok()? },
             Shape::FileSystem => Self::FileSystem { to: args[1] },
+            Shape::Mode | Shape::ModeAt => Self::Mode(Mode::from_bits_truncate(args[1] as u32)),
+            Shape::Enter => Self::Enter,
+            Shape::Execute => Self::Execute { path: args[0] },
             Shape::Attributes { follow } => Self::Attributes { follow },
         };
         Some((request, args[0]))
@@ -123,7 +142,7 @@ impl Request {
             Self::Stat { follow, .. } | Self::Attributes { follow } => *follow,
             Self::StatX { flags, .. } => *flags & AtFlags::SYMLINK_NOFOLLOW.bits() as i32 == 0,
             Self::ReadLink { .. } => false,
-            Self::Access(_) | Self::FileSystem { .. } => true,
+            Self::Access(_) | Self::FileSystem { .. } | Self::Mode(_) | Self::Enter | Self::Execute { .. } => true,
         }
     }
 }

@@ -4,7 +4,8 @@
 use crate::abilities::Abilities;
 use crate::devices::SHM_SIZE;
 use crate::error::{Error, Result};
-use crate::plan::{MASKED, NODEV, NOEXEC, NOSUID, RDONLY, READ_ONLY};
+use crate::furnish::{NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::plan::{MASKED, READ_ONLY};
 use crate::process::{self, TTY_GROUP};
 use crate::spec::{ContainerSpec, Hook, HookPoint, Network, ProcessSpec, Security};
 use crate::{capabilities, limits, seccomp};
