@@ -155,7 +155,7 @@ fn a_changed_root_has_a_proc_that_is_lent() {
     let questions = "( readlink /proc/self/exe; cat /proc/self/comm; [ \"$(readlink /proc/self)\" -gt 1 ] && echo number; \
         ls /proc/self/fd | head -n 1; grep -c ^MemTotal: /proc/meminfo; cat /proc/mounts | cut -d ' ' -f 2,3; \
         stat -f -c %T /proc; echo written > /dev/stdout; echo read | cat /dev/stdin; [ -d /sys/kernel ] && echo kernel; \
-        sh -c 'cat /proc/'$$'/comm'; for path in /proc/1/comm /proc/self/root/bin /procedure; do [ -e $path ] || echo none; done; \
+        sh -c 'cat /proc/'$$'/comm'; for path in /proc/1/comm /proc/self/root/none /procedure; do [ -e $path ] || echo none; done; \
         echo 1 2>/dev/null >/proc/sys/vm/drop_caches || echo refused; ls -d /proc/1; cat /proc/self/root/hi /proc/self/cwd/hi; \
         (exec -a busybox /proc/self/exe echo again); (exec -a busybox /proc/$$/exe echo numbered); \
         (cd /proc/self && cat comm && ls fd | head -n 1 && pwd -P | sed s/[0-9]*$//); (cd /sys/kernel && ls -d mm); \
