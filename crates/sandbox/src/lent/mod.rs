@@ -17,7 +17,9 @@
 //! caller's user has. A program without a path below the root (one in memory) cannot be executed by a path of `/proc`, and
 //! relative paths are answered where the working directory is in `/proc` or `/sys`, unless `..` is in them.
 //!
-//! Without it a step simply has no `/proc`: kernels before 5.9, and a builder that is itself below such a filter.
+//! Without it a step simply has no `/proc`: kernels before 5.9, and a builder that is itself below such a filter. The same holds
+//! for a process that has closed its memory, or for which the kernel has, because it changed its user and executed nothing
+//! since (apt while it runs dpkg, which complains of a missing terminal for its log).
 
 mod caller;
 mod notify;
