@@ -138,7 +138,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn();
         let child = child.expect("docker-registry is installed");
-        for _ in 0..200 {
+        for _ in 0..5000 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 break;
             }

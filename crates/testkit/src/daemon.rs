@@ -10,7 +10,7 @@ use crate::leftovers;
 use crate::process::{signal, until};
 
 /// How long a daemon may take to become ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A daemon that runs. Dropped, it is told to stop, and must leave no process behind.
 #[derive(Debug)]

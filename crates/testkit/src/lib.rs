@@ -1,7 +1,7 @@
 //! What tests of whole programs need, from the machine's own parts.
 //!
 //! Lives here: running programs ([`process`]), images made on the spot ([`image`]), a real registry ([`registry`]),
-//! real object stores ([`objects`]), a stand-in for GitHub's cache ([`actions`]), one for token servers ([`tokens`]), a proxy that makes requests fail
+//! real object stores ([`objects`]), ports for them ([`ports`]), a stand-in for GitHub's cache ([`actions`]), one for token servers ([`tokens`]), a proxy that makes requests fail
 //! ([`faults`]), sigstore's services ([`sigstore`]), the program under test as a command and as a daemon ([`workshop`], [`daemon`]), and proof that nothing is left behind
 //! ([`leftovers`]). Must never live here: assertions on a single feature, or anything of the product's own crates: what
 //! is written by the product is read back by somebody else's programs.
@@ -17,6 +17,7 @@ pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod objects;
+pub mod ports;
 pub mod process;
 pub mod registry;
 pub mod sigstore;

@@ -5,12 +5,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::until;
-use crate::registry::free_port;
+use crate::ports::serve;
 
 /// The account of every Azurite here.
 pub const ACCOUNT: &str = "cooperage";
@@ -22,7 +20,7 @@ pub const BUCKET: &str = "caches";
 /// An object store that runs, and ends when dropped.
 #[derive(Debug)]
 pub struct ObjectServer {
-    dir: TempDir,
+    _dir: TempDir,
     child: Child,
     port: u16,
 }
@@ -31,10 +29,11 @@ impl ObjectServer {
     /// Starts an S3 server with an empty [`BUCKET`].
     #[track_caller]
     pub fn s3() -> Self {
-        let port = free_port();
-        let mut command = Command::new(tool("moto/bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let server = Self::start(command, port);
+        let server = Self::start(|port| {
+            let mut command = Command::new(tool("moto/bin/moto_server"));
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            command
+        });
         let answer = server.ask(&format!("PUT /{BUCKET} HTTP/1.1"));
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         server
@@ -43,26 +42,26 @@ impl ObjectServer {
     /// Starts an empty Azure storage with [`ACCOUNT`].
     #[track_caller]
     pub fn azure() -> Self {
-        let port = free_port();
-        let mut command = Command::new(tool("azurite/node_modules/.bin/azurite-blob"));
-        command.args(["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--inMemoryPersistence"]);
-        command.args(["--disableProductStyleUrl", "--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
-        command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{ACCOUNT_KEY}"));
-        Self::start(command, port)
+        Self::start(|port| {
+            let mut command = Command::new(tool("azurite/node_modules/.bin/azurite-blob"));
+            command.args(["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--inMemoryPersistence"]);
+            command.args(["--disableProductStyleUrl", "--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+            command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{ACCOUNT_KEY}"));
+            command
+        })
     }
 
     #[track_caller]
-    fn start(mut command: Command, port: u16) -> Self {
+    fn start(command: impl Fn(u16) -> Command) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let log = fs::File::create(dir.path().join("log")).expect("log");
-        command.current_dir(dir.path()).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("log")).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let server = Self { dir, child, port };
-        let listens = until(Duration::from_secs(60), || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let said = || fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
-        assert!(listens, "{command:?}: {}", said());
-        server
+        let (child, port) = serve(|port| {
+            let mut command = command(port);
+            command.current_dir(dir.path()).stdin(Stdio::null());
+            command.stdout(log.try_clone().expect("log")).stderr(log.try_clone().expect("log"));
+            command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+        });
+        Self { _dir: dir, child, port }
     }
 
     /// The port on 127.0.0.1.

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -70,8 +71,23 @@ pub fn outcome(command: &mut Command) -> Outcome {
 pub struct Running {
     child: Child,
     command: String,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Option<Drain>,
+    stderr: Option<Drain>,
+}
+
+/// What is being read of a program, and who reads it.
+#[derive(Debug)]
+struct Drain {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Drain {
+    /// All of it, at the end.
+    fn end(self) -> Vec<u8> {
+        self.reader.join().expect("reader");
+        std::mem::take(&mut *self.bytes.lock().expect("output"))
+    }
 }
 
 impl Running {
@@ -95,6 +111,12 @@ impl Running {
         self.child.try_wait().expect("own child").is_none()
     }
 
+    /// Whether a text has come on standard error by now.
+    pub fn has_said(&self, text: &str) -> bool {
+        let said = |drain: &Drain| String::from_utf8_lossy(&drain.bytes.lock().expect("output")).contains(text);
+        self.stderr.as_ref().is_some_and(said)
+    }
+
     /// Sends a signal, by its name without `SIG`.
     pub fn signal(&self, name: &str) {
         signal(self.id(), name);
@@ -109,7 +131,7 @@ impl Running {
             self.child.kill().expect("own child");
         }
         let status = self.child.wait().expect("own child");
-        let read = |handle: Option<JoinHandle<Vec<u8>>>| handle.map_or_else(Vec::new, |h| h.join().expect("reader"));
+        let read = |drain: Option<Drain>| drain.map_or_else(Vec::new, Drain::end);
         let outcome = Outcome {
             status,
             stdout: read(self.stdout.take()),
@@ -153,12 +175,16 @@ pub fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-fn drain(stream: Option<impl Read + Send + 'static>) -> Option<JoinHandle<Vec<u8>>> {
+fn drain(stream: Option<impl Read + Send + 'static>) -> Option<Drain> {
     let mut stream = stream?;
-    Some(std::thread::spawn(move || {
-        let mut bytes = Vec::new();
+    let bytes = Arc::<Mutex<Vec<u8>>>::default();
+    let read = Arc::clone(&bytes);
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
         // What was read before an error is what the test wants to see.
-        let _ = stream.read_to_end(&mut bytes);
-        bytes
-    }))
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            read.lock().expect("output").extend_from_slice(&buffer[..count]);
+        }
+    });
+    Some(Drain { bytes, reader })
 }

@@ -1,15 +1,14 @@
 //! Debian's docker-registry: the reference implementation, on a port of its own.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::image;
-use crate::process::{outcome, until};
+use crate::ports::serve;
+use crate::process::outcome;
 
 /// Who may use a registry, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +35,6 @@ impl Registry {
     #[track_caller]
     pub fn start(access: Access) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let port = free_port();
         let place = dir.path().display();
         let extra = match access {
             Access::Open => String::new(),
@@ -53,29 +51,26 @@ impl Registry {
                 format!("  tls: {{certificate: {place}/ca.crt, key: {place}/key.pem}}\n")
             }
         };
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\n\
-             storage: {{filesystem: {{rootdirectory: {place}/data}}, delete: {{enabled: true}}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n  secret: test\n{extra}"
-        );
-        fs::write(dir.path().join("config.yaml"), config).expect("registry");
+        let config = |port: u16| {
+            format!(
+                "version: 0.1\nlog: {{level: error}}\n\
+                 storage: {{filesystem: {{rootdirectory: {place}/data}}, delete: {{enabled: true}}}}\n\
+                 http:\n  addr: 127.0.0.1:{port}\n  secret: test\n{extra}"
+            )
+        };
         let log = fs::File::create(dir.path().join("log")).expect("registry");
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(dir.path().join("config.yaml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("registry"))
-            .stderr(log)
-            .spawn()
-            .expect("docker-registry is installed");
-        let registry = Self { dir, child, access, port };
-        let listens = until(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        assert!(
-            listens,
-            "docker-registry: {}",
-            fs::read_to_string(registry.dir.path().join("log")).unwrap_or_default()
-        );
-        registry
+        let (child, port) = serve(|port| {
+            fs::write(dir.path().join("config.yaml"), config(port)).expect("registry");
+            Command::new("docker-registry")
+                .arg("serve")
+                .arg(dir.path().join("config.yaml"))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("registry"))
+                .stderr(log.try_clone().expect("registry"))
+                .spawn()
+                .expect("docker-registry is installed")
+        });
+        Self { dir, child, access, port }
     }
 
     /// Starts an open one that holds `library/busybox:latest`.
@@ -195,9 +190,4 @@ pub fn docker_config(dir: &Path, registry: &Registry) -> PathBuf {
     fs::create_dir_all(dir).expect("directory");
     fs::write(dir.join("config.json"), config.to_string()).expect("docker's configuration");
     dir.to_owned()
-}
-
-/// A port that nobody listens on.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }

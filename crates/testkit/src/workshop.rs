@@ -153,8 +153,9 @@ impl Workshop {
 
     /// A word that only one process's command line has: for steps that must be found, or must be gone.
     pub fn marker(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         // Within the seconds that `sleep` takes, and unlike anybody else's.
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         format!("{}{:02}", 10_000_000 + u64::from(std::process::id()), number)
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use cooper_testkit::registry::free_port;
+use cooper_testkit::ports::free_port;
 use cooper_testkit::tls::Certificate;
 use cooper_testkit::{Daemon, Registry, Workshop, outcome};
 use redb::TableDefinition;

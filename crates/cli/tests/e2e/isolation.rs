@@ -143,9 +143,10 @@ fn a_changed_root_is_enough() {
     assert!(!left.iter().any(|name| name == "cache" || name == "t"), "mount points are gone again: {left:?}");
     let offline = shop.dockerfile("RUN --network=none true\n");
     outcome(shop.build(&offline).env("COOPER_SANDBOX", "chroot")).refused(&["needs a network namespace"]);
-    let leaving = shop.dockerfile("RUN /bin/busybox setsid /bin/busybox sleep 87654 & sleep 0.1\n");
+    let marker = shop.marker();
+    let leaving = shop.dockerfile(&format!("RUN /bin/busybox setsid /bin/busybox sleep {marker} & sleep 0.1\n"));
     outcome(shop.build(&leaving).env("COOPER_SANDBOX", "chroot")).ok();
-    assert_eq!(cooper_testkit::leftovers::processes_with("87654"), [0u32; 0], "nothing outlives a step");
+    assert_eq!(cooper_testkit::leftovers::processes_with(&marker), [0u32; 0], "nothing outlives a step");
 }
 
 /// What a step below a changed root finds in `/proc` and `/sys`, asked by root and by another user.

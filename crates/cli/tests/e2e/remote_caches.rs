@@ -71,7 +71,7 @@ fn status(shop: &Workshop, daemon: &Daemon) -> Vec<Value> {
 
 #[track_caller]
 fn wait_for_end(shop: &Workshop, daemon: &Daemon) -> Value {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(90);
     loop {
         let newest = status(shop, daemon).remove(0);
         if newest["state"] != "running" {
@@ -92,9 +92,8 @@ fn an_export_goes_on_behind_its_build() {
     let context = shop.dockerfile(STEP);
     let mut daemon = shop.daemon();
     let to = |name: &str| format!("type=registry,ref={},mode=max,async=true", gate.reference(name));
-    let started = Instant::now();
+    // The gate is closed: were the build to wait for its cache, it would not end.
     outcome(shop.build_with(&daemon, &context).args(["--cache-to", &to("app:one")])).ok();
-    assert!(started.elapsed() < Duration::from_secs(20), "the build waited for its cache");
     let running = status(&shop, &daemon).remove(0);
     assert_eq!((running["state"].as_str(), running["ended"].as_str()), (Some("running"), None), "{running}");
     gate.open();
@@ -104,7 +103,7 @@ fn an_export_goes_on_behind_its_build() {
     registry.manifest("app:one");
 
     // One that fails says why, and what is remembered outlives the daemon.
-    let nowhere = format!("type=registry,ref=127.0.0.1:{}/app:x,async=true", cooper_testkit::registry::free_port());
+    let nowhere = format!("type=registry,ref=127.0.0.1:{}/app:x,async=true", cooper_testkit::ports::free_port());
     outcome(shop.build_with(&daemon, &context).args(["--cache-to", &nowhere])).ok();
     let failed = wait_for_end(&shop, &daemon);
     assert_eq!(failed["state"], "failed", "{failed}");

@@ -83,7 +83,7 @@ fn nothing_is_left_of_a_daemon_that_is_killed() {
         let mut client = shop.build_with(&daemon, &context).spawn().unwrap();
         let sleeping = || leftovers::processes_with(&marker).len();
         assert!(
-            cooper_testkit::process::until(std::time::Duration::from_secs(20), || sleeping() >= 2),
+            cooper_testkit::process::until(std::time::Duration::from_secs(60), || sleeping() >= 2),
             "{}",
             daemon.log()
         );

@@ -222,7 +222,7 @@ fn no_import_fails_a_build() {
     shop.configure(&registry.section());
     let host = registry.host();
     let context = shop.dockerfile("RUN echo made > /made\n");
-    let nobody = cooper_testkit::registry::free_port();
+    let nobody = cooper_testkit::ports::free_port();
     // A cache whose document says something else than its digest.
     let broken = format!("type=registry,ref={host}/broken:1,mode=max");
     outcome(build(&shop, "first", &context).args(["--cache-to", &broken, "-o", "type=cacheonly"])).ok();
@@ -254,7 +254,7 @@ fn an_export_fails_a_build_unless_it_may() {
     let shop = workshop();
     shop.configure(&registry.section());
     let context = shop.dockerfile("RUN echo made > /made\n");
-    let nobody = cooper_testkit::registry::free_port();
+    let nobody = cooper_testkit::ports::free_port();
     let to = format!(
         "type=s3,bucket=b,region=r,endpoint_url=http://127.0.0.1:{nobody},use_path_style=true,retry_max_attempts=1,\
          access_key_id=a,secret_access_key=b"

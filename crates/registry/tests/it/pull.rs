@@ -86,7 +86,7 @@ async fn an_unreachable_registry_is_named_at_once() {
     let start = Instant::now();
     let error = client.resolve(&"127.0.0.1:1/a".parse().unwrap()).await.unwrap_err();
     insta::assert_snapshot!(error, @"HEAD request to http://127.0.0.1:1/v2/a/manifests/latest failed (is a registry running at 127.0.0.1?)");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(30));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,7 @@ impl Registry {
             return None;
         };
         let registry = Self { dir, child, port };
-        for _ in 0..200 {
+        for _ in 0..2000 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 return Some(registry);
             }

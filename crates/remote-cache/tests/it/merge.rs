@@ -77,7 +77,7 @@ async fn stalled(alive: bool, refused: &[&str]) {
         tokio::spawn(async move { write(backend.as_ref(), seen, None, cache).await.map(drop) })
     };
     let staller = start(place.open_behind(&slow, "merge"), 0);
-    tokio::task::block_in_place(|| slow.wait_held(Duration::from_secs(30)));
+    tokio::task::block_in_place(|| slow.wait_held(Duration::from_secs(120)));
     let rest: Vec<_> = (1..WRITERS).map(|number| start(place.open("merge"), number)).collect();
     for writer in rest {
         writer.await.unwrap().unwrap();
@@ -95,9 +95,14 @@ async fn stalled(alive: bool, refused: &[&str]) {
     } else {
         staller.abort();
         slow.release();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let left = all(&place.open("merge").load().await.unwrap()[0].cache);
-        assert!(left.len() > WRITERS / 2, "its write has come through: {left:?}");
+        for waited in 0.. {
+            let left = all(&place.open("merge").load().await.unwrap()[0].cache);
+            if left.len() > WRITERS / 2 {
+                break;
+            }
+            assert!(waited < 600, "its write does not come through: {left:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let seen = place.open("merge").current().await.unwrap().and_then(|found| found.version);
         write(&*place.open("merge"), seen, None, one(0)).await.unwrap();
     }
@@ -232,13 +237,13 @@ async fn a_manifest_with_another_tag_stays() {
 async fn two_exporters_and_a_deleter_at_once() {
     let place = Arc::new(Place::s3());
     let layers = Arc::new(layers(&[1000, 2000, 3000]));
-    let open = |place: &Place| place.open_with("busy", &[("touch_refresh", "4s")]);
+    let open = |place: &Place| place.open_with("busy", &[("touch_refresh", "0")]);
     let first = open(&place);
     for desc in &layers.descriptors {
         first.ensure_blob(desc, &layers.store).await.unwrap();
     }
     // Old enough to go, unless somebody finds them first.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
     let export = |number: usize| {
         let (place, layers) = (place.clone(), layers.clone());
         let backend = open(&place);
@@ -256,7 +261,7 @@ async fn two_exporters_and_a_deleter_at_once() {
         let backend = open(&place);
         tokio::spawn(async move {
             for _ in 0..5 {
-                let collecting = Collect { now: Timestamp::now(), grace: Duration::from_secs(8), dry_run: false };
+                let collecting = Collect { now: Timestamp::now(), grace: Duration::from_secs(15), dry_run: false };
                 collect(backend.as_ref(), collecting).await.unwrap();
             }
         })
