@@ -1,6 +1,6 @@
 //! Pulling a blob into the store while handing every byte on.
 
-use crate::{BlobInfo, BlobSource, Error, Ingest, SourceError, Store, source::blob_stream};
+use crate::{Blob, BlobInfo, BlobSource, Error, Ingest, SourceError, Store, source::blob_stream};
 use bytes::{Buf, Bytes};
 use cooper_oci::Descriptor;
 use futures::StreamExt;
@@ -116,41 +116,58 @@ pub async fn fetch(
 ) -> Result<BlobInfo, FetchError> {
     let mut tee = Tee(tee);
     let key = desc.digest.to_string();
-    let ingest = loop {
-        let released = store.shared().released.notified();
-        tokio::pin!(released);
-        released.as_mut().enable();
-        let (at, digest, name) = (store.clone(), desc.digest.clone(), key.clone());
-        let opened = blocking(move || match at.info(&digest)? {
-            Some(info) => Ok(Opened::Present(info)),
-            None => at.ingest_as(&name, digest.algorithm()).map(Opened::Ingest),
-        });
-        match opened.await {
-            Ok(Opened::Present(info)) => {
-                tee.pass(blob_stream(store.reader(&desc.digest)?, 0)).await.map_err(|e| broken(desc, 0, e))?;
-                progress(info.size);
-                return Ok(info);
-            }
-            Ok(Opened::Ingest(ingest)) => break ingest,
-            Err(Error::Busy { .. }) => released.await,
-            Err(e) => return Err(e.into()),
-        }
+    let ingest = match open(store, desc, &key).await? {
+        Opened::Present(info, blob) => return present(desc, info, blob, &mut tee, &progress).await,
+        Opened::Ingest(ingest) => ingest,
     };
     let resumed = ingest.offset();
     match transfer(ingest, source, desc, &mut tee, &progress).await {
         // The part kept from earlier was bad. Nobody has seen the new bytes as verified: start over, once, unless
         // a reader already consumed the bad ones.
         Err(FetchError::Content(Error::Mismatch { .. } | Error::Size { .. })) if resumed > 0 && tee.0.is_none() => {
-            let ingest = store.ingest_as(&key, desc.digest.algorithm())?;
-            transfer(ingest, source, desc, &mut tee, &progress).await
+            match open(store, desc, &key).await? {
+                Opened::Present(info, blob) => present(desc, info, blob, &mut tee, &progress).await,
+                Opened::Ingest(ingest) => transfer(ingest, source, desc, &mut tee, &progress).await,
+            }
         }
         result => result,
     }
 }
 
 enum Opened {
-    Present(BlobInfo),
+    Present(BlobInfo, Blob),
     Ingest(Ingest),
+}
+
+/// The blob, or the right to write it. Waits while somebody else writes it.
+async fn open(store: &Store, desc: &Descriptor, key: &str) -> Result<Opened, FetchError> {
+    loop {
+        let released = store.shared().released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        let (at, digest, name) = (store.clone(), desc.digest.clone(), key.to_owned());
+        let opened = blocking(move || match at.info(&digest)? {
+            Some(info) if at.renew(&digest)? => Ok(Opened::Present(info, at.reader(&digest)?)),
+            _ => at.ingest_as(&name, digest.algorithm()).map(Opened::Ingest),
+        });
+        match opened.await {
+            Err(Error::Busy { .. }) => released.await,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// What is here already, for the reader beside.
+async fn present(
+    desc: &Descriptor,
+    info: BlobInfo,
+    blob: Blob,
+    tee: &mut Tee,
+    progress: &(impl Fn(u64) + Send + Sync),
+) -> Result<BlobInfo, FetchError> {
+    tee.pass(blob_stream(blob, 0)).await.map_err(|e| broken(desc, 0, e))?;
+    progress(info.size);
+    Ok(info)
 }
 
 async fn transfer(

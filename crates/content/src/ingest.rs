@@ -148,15 +148,19 @@ impl Ingest {
             flushed.map_err(|e| Error::io("write", &self.path, e))?;
         }
         let target = self.store.blob_path(&digest);
-        match self.store.info(&digest)? {
-            // An equal blob is here: keep it, with its labels and age.
-            Some(info) if info.size == self.offset => {
-                self.remove();
-                return Ok(info);
-            }
-            _ => fs::rename(&self.path, &target).map_err(|e| Error::io("rename into", &target, e))?,
+        let there = self.store.info(&digest)?.filter(|info| info.size == self.offset);
+        let naming = self.store.shared().naming.lock();
+        // An equal blob is here: keep it, with its labels.
+        if let Some(info) = there
+            && self.store.renew_named(&digest)?
+        {
+            drop(naming);
+            self.remove();
+            return Ok(info);
         }
+        fs::rename(&self.path, &target).map_err(|e| Error::io("rename into", &target, e))?;
         self.store.trust(&digest);
+        drop(naming);
         let created = fs::metadata(&target).map_or_else(|_| SystemTime::now(), |m| crate::recovery::modified(&m));
         Ok(BlobInfo { digest, size: self.offset, created, labels: Labels::new() })
     }

@@ -32,6 +32,11 @@ impl Store {
         if !self.contains(digest) {
             return Err(self.not_found(digest));
         }
+        // Labels of a blob that goes at this moment would be those of the next with its name.
+        let _naming = self.shared().naming.lock();
+        if !self.blob_path(digest).exists() {
+            return Err(self.not_found(digest));
+        }
         let mut labels = self.labels(digest)?;
         let before = labels.clone();
         for (key, value) in changes {

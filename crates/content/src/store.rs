@@ -3,10 +3,15 @@
 use crate::{Blob, Error, Ingest, Labels, recovery};
 use cooper_oci::{Algorithm, Digest, Digester};
 use parking_lot::Mutex;
+use rustix::{
+    fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT},
+    io::Errno,
+};
 use std::{
     collections::HashSet,
     fs, io,
     io::{Read, Write},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,6 +22,11 @@ use std::{
 use tokio::sync::Notify;
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512];
+/// Sets the time of the last modification, and of no access.
+const NOW: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+};
 /// One read of a whole-blob pass, in bytes.
 const CHUNK: usize = 256 * 1024;
 
@@ -33,6 +43,8 @@ pub(crate) struct Shared {
     /// Told whenever a writer is gone.
     pub(crate) released: Notify,
     pub(crate) label_writer: Mutex<()>,
+    /// Held while a blob comes to its name, or loses it: whoever is told that a blob is here may rely on it.
+    pub(crate) naming: Mutex<()>,
     /// Blobs to verify on first use; see the `recovery` module.
     doubtful: Mutex<HashSet<Digest>>,
     any_doubt: AtomicBool,
@@ -76,6 +88,7 @@ impl Store {
             writing: Mutex::default(),
             released: Notify::new(),
             label_writer: Mutex::default(),
+            naming: Mutex::default(),
             doubtful: Mutex::default(),
             any_doubt: AtomicBool::new(false),
         }));
@@ -175,7 +188,7 @@ impl Store {
     pub fn put(&self, bytes: impl AsRef<[u8]>) -> Result<Digest, Error> {
         let bytes = bytes.as_ref();
         let digest = Digest::of(bytes);
-        if self.info(&digest)?.is_some_and(|info| info.size == bytes.len() as u64) {
+        if self.info(&digest)?.is_some_and(|info| info.size == bytes.len() as u64) && self.renew(&digest)? {
             return Ok(digest);
         }
         let mut ingest = Ingest::unhashed(self)?;
@@ -183,8 +196,43 @@ impl Store {
         ingest.commit_hashed(digest.clone()).map(|_| digest)
     }
 
+    /// Makes the blob young, for somebody who is about to name it: [`Store::delete_older`] leaves it alone. Returns whether
+    /// it is here.
+    pub fn renew(&self, digest: &Digest) -> Result<bool, Error> {
+        if !self.trusted(digest) {
+            return Ok(false);
+        }
+        let _naming = self.0.naming.lock();
+        self.renew_named(digest)
+    }
+
+    /// [`Store::renew`] for whoever holds `naming`.
+    pub(crate) fn renew_named(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.blob_path(digest);
+        match rustix::fs::utimensat(rustix::fs::CWD, &path, &NOW, rustix::fs::AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(Error::io("set the time of", path, errno.into())),
+        }
+    }
+
     /// Removes the blob and its labels. Returns whether it was here. Open readers stay valid.
     pub fn delete(&self, digest: &Digest) -> Result<bool, Error> {
+        let _naming = self.0.naming.lock();
+        self.delete_named(digest)
+    }
+
+    /// Removes the blob unless it was written or renewed at `before` or later. Returns whether it did.
+    pub fn delete_older(&self, digest: &Digest, before: SystemTime) -> Result<bool, Error> {
+        let _naming = self.0.naming.lock();
+        match fs::metadata(self.blob_path(digest)) {
+            Ok(meta) if recovery::modified(&meta) < before => self.delete_named(digest),
+            _ => Ok(false),
+        }
+    }
+
+    /// [`Store::delete`] for whoever holds `naming`.
+    fn delete_named(&self, digest: &Digest) -> Result<bool, Error> {
         let path = self.blob_path(digest);
         let existed = match fs::remove_file(&path) {
             Ok(()) => true,
@@ -240,12 +288,17 @@ impl Store {
             _ => Error::io("open", &path, e),
         })?;
         let mut digester = Digester::new(digest.algorithm());
-        hash_into(&mut digester, file).map_err(|e| Error::io("read", &path, e))?;
+        hash_into(&mut digester, &file).map_err(|e| Error::io("read", &path, e))?;
         let actual = digester.finish();
         if actual == *digest {
             return Ok(());
         }
-        self.delete(digest)?;
+        let _naming = self.0.naming.lock();
+        // Somebody may have written a good one meanwhile.
+        let read = file.metadata().map_err(|e| Error::io("stat", &path, e))?;
+        if fs::metadata(&path).is_ok_and(|named| (named.dev(), named.ino()) == (read.dev(), read.ino())) {
+            self.delete_named(digest)?;
+        }
         Err(Error::Mismatch { key: digest.to_string(), expected: digest.clone(), actual })
     }
 
@@ -254,8 +307,8 @@ impl Store {
         if !self.0.any_doubt.load(Ordering::Acquire) || !self.0.doubtful.lock().contains(digest) {
             return true;
         }
-        // Two callers may verify at once; both reach the same answer.
-        let good = self.verify(digest).is_ok();
+        // Two callers may verify at once. Where that failed, a good one may have been written since.
+        let good = self.verify(digest).is_ok() || !self.0.doubtful.lock().contains(digest);
         let mut doubtful = self.0.doubtful.lock();
         doubtful.remove(digest);
         self.0.any_doubt.store(!doubtful.is_empty(), Ordering::Release);

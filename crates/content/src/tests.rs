@@ -303,3 +303,54 @@ async fn a_reader_that_leaves_does_not_stop_the_fetch() {
     fetch(&store, &*Fake::new(data, 0), &desc, Some(tx), |_| {}).await.unwrap();
     assert!(store.contains(&desc.digest));
 }
+
+/// Whoever finds a blob here may rely on it: a collection that began earlier leaves it alone.
+#[test]
+fn what_was_found_is_not_removed_as_old() {
+    let (_dir, store) = store();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let age = |digest: &Digest| {
+        let file = fs::File::options().append(true).open(store.blob_path(digest)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - day).unwrap();
+    };
+    let began = std::time::SystemTime::now() - day / 2;
+    let find: [(&str, fn(&Store)); 4] = [
+        ("nobody", |_| {}),
+        ("put", |store| drop(store.put(b"x").unwrap())),
+        ("commit", |store| {
+            let mut ingest = store.ingest("k").unwrap();
+            ingest.write_all(b"x").unwrap();
+            ingest.commit(None).unwrap();
+        }),
+        ("renew", |store| assert!(store.renew(&Digest::of(b"x")).unwrap())),
+    ];
+    for (how, find) in find {
+        let digest = store.put(b"x").unwrap();
+        age(&digest);
+        find(&store);
+        assert_eq!(store.delete_older(&digest, began).unwrap(), how == "nobody", "{how}");
+        assert_eq!(store.contains(&digest), how != "nobody", "{how}");
+    }
+    store.delete(&Digest::of(b"x")).unwrap();
+    assert!(!store.renew(&Digest::of(b"x")).unwrap());
+}
+
+/// Several fetches of a blob of which a bad part was kept: each gets it, whoever begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fetches_of_a_blob_with_a_bad_part_wait_for_each_other() {
+    let (_dir, store) = store();
+    let data = patterned(300_000);
+    let desc = Descriptor::of("x", &data);
+    let mut ingest = store.ingest(desc.digest.as_str()).unwrap();
+    ingest.write_all(&vec![7; 100_000]).unwrap();
+    drop(ingest);
+    let source = Fake::new(data.clone(), 0);
+    let fetches = (0..8).map(|_| {
+        let (store, source, desc) = (store.clone(), Arc::clone(&source), desc.clone());
+        tokio::spawn(async move { fetch(&store, &*source, &desc, None, |_| {}).await })
+    });
+    for done in futures::future::join_all(fetches).await {
+        done.unwrap().unwrap();
+    }
+    assert_eq!(store.read_all(&desc.digest, u64::MAX).unwrap(), data);
+}

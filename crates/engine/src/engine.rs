@@ -32,7 +32,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, OnceCell};
 
 /// A build engine. Cheap to clone; the root is released with the last clone.
@@ -80,6 +80,8 @@ pub struct WorkerInfo {
 
 #[derive(Clone)]
 struct Running {
+    /// When it began.
+    since: SystemTime,
     status: Arc<BuildStatus>,
     /// The gateway side of a build whose client is its frontend.
     gateway: Option<Arc<Gateway>>,
@@ -169,7 +171,8 @@ impl Engine {
         if builds.contains_key(&request.id) {
             return Err(BuildError::refused(format!("job ID {} exists", request.id)));
         }
-        builds.insert(request.id.clone(), Running { status: status.clone(), gateway: None });
+        let since = SystemTime::now();
+        builds.insert(request.id.clone(), Running { since, status: status.clone(), gateway: None });
         self.inner.arrived.notify_waiters();
         Ok(Registered { engine: self.inner.clone(), id: request.id.clone(), status })
     }
@@ -269,13 +272,10 @@ impl Drop for Registered {
 }
 
 impl EngineInner {
-    /// Does `work` when no build runs, holding back new ones meanwhile.
-    pub(crate) fn when_idle(&self, work: impl FnOnce()) {
-        let builds = self.builds.lock();
-        if builds.is_empty() {
-            work();
-        }
-        drop(builds);
+    /// When the oldest build began that runs, or whose caches are still being exported.
+    pub(crate) fn oldest_build(&self) -> Option<SystemTime> {
+        let running = self.builds.lock().values().map(|running| running.since).min();
+        running.into_iter().chain(self.exports.oldest()).min()
     }
 
     /// Whether builds may be granted an entitlement. Devices have rules of their own, checked by step.

@@ -80,6 +80,13 @@ impl Background {
         *self.running.borrow()
     }
 
+    /// When the oldest of those began.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        let exports = self.exports.lock();
+        let running = exports.values().filter(|e| e.status.ended.is_none()).map(|e| e.status.started).min();
+        running.map(|started| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(started))
+    }
+
     /// Waits until none goes on.
     pub async fn idle(&self) {
         // Fails only when the sender is gone, which is here.

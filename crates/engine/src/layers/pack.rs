@@ -8,7 +8,7 @@ use crate::{
 };
 use cooper_content::{BlobSource, Ingest};
 use cooper_layer::{BlobInfo, Changes, Compression, DiffOptions, Encoding, Mtimes};
-use cooper_oci::{Descriptor, DiffId, annotations};
+use cooper_oci::{Algorithm, Descriptor, DiffId, annotations};
 use cooper_rooted::Root;
 use cooper_snapshot::{DiffSource, Marks};
 use std::sync::Arc;
@@ -223,8 +223,8 @@ impl Worker {
     }
 
     pub(crate) fn archive_ingest(&self) -> Result<Ingest, StepError> {
-        let name = format!("pack-{}", crate::layers::store::random_id());
-        self.layers.content.ingest(&name).map_err(StepError::while_doing("cannot begin an archive"))
+        let begun = self.layers.content.ingest_unkeyed(Algorithm::Sha256);
+        begun.map_err(StepError::while_doing("cannot begin an archive"))
     }
 }
 

@@ -99,7 +99,7 @@ impl Op<Build> for BlobOp {
 impl Worker {
     /// Brings a blob into the content store.
     pub async fn fetch_blob(&self, place: &BlobPlace, jobs: &[Arc<BuildJob>], tell: Tell<'_>) -> Result<(), StepError> {
-        if self.layers.content.contains(&place.digest) {
+        if self.layers.content.renew(&place.digest).is_ok_and(|here| here) {
             return Ok(());
         }
         let what = || format!("failed to fetch blob {}", place.reference);

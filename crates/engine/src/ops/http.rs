@@ -134,7 +134,7 @@ impl Worker {
         jobs: &[Arc<BuildJob>],
         tell: Tell<'_>,
     ) -> Result<HttpFile, StepError> {
-        if request.checksum.is_none() && self.layers.content.contains(&file.digest) {
+        if request.checksum.is_none() && self.layers.content.renew(&file.digest).is_ok_and(|here| here) {
             return Ok(file);
         }
         if upload_path(request).is_some() {

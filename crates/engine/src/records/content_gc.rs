@@ -7,12 +7,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// While builds run, blobs younger than this stay: a build may be about to name them.
-const GRACE: Duration = Duration::from_secs(300);
+/// The clock that files get their times from is behind the one that is asked, by a tick of the kernel's at most.
+const CLOCK_LAG: Duration = Duration::from_millis(20);
 
 /// Removes blobs that neither a layer nor a kept image names. Blocks.
+///
+/// A build that makes a blob, or finds it here, names it only later. The store makes blobs young that are found, so that
+/// what is older than every build that runs, and than this collection, is in nobody's hands.
 pub fn collect(engine: &EngineInner) {
     let store = &engine.worker.layers.content;
+    let before = engine.oldest_build().unwrap_or_else(SystemTime::now) - CLOCK_LAG;
     let mut named: HashSet<Digest> = HashSet::new();
     for layer in engine.worker.layers.all() {
         named.extend(layer.record().blobs.into_values().map(|d| d.digest));
@@ -41,16 +45,14 @@ pub fn collect(engine: &EngineInner) {
     }
     let Ok(blobs) = store.list() else { return };
     for blob in blobs {
-        let young = SystemTime::now().duration_since(blob.created).is_ok_and(|age| age < GRACE);
         if named.contains(&blob.digest) {
             continue;
         }
-        let delete = || {
-            if let Err(error) = store.delete(&blob.digest) {
-                tracing::warn!(%error, digest = %blob.digest, "an unused blob cannot be removed");
-            }
-        };
-        if young { engine.when_idle(delete) } else { delete() }
+        if blob.created < before
+            && let Err(error) = store.delete_older(&blob.digest, before)
+        {
+            tracing::warn!(%error, digest = %blob.digest, "an unused blob cannot be removed");
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl HttpSource {
     ) -> Result<HttpFile, HttpError> {
         let Some(checksum) = &request.checksum else { return self.download(request, secrets, true, &progress).await };
         // Pinned and present: only the record knows name and time as the server gave them.
-        if self.store.contains(checksum)
+        if self.store.renew(checksum).is_ok_and(|here| here)
             && let Some(record) = self.records.get(&request.key()).filter(|r| r.digest == *checksum)
         {
             return Ok(described(request, &record));
@@ -112,7 +112,7 @@ impl HttpSource {
         let url = parse(&request.url)?;
         let headers = headers(request, &url, secrets).await?;
         let key = request.key();
-        let known = self.records.get(&key).filter(|r| !stored || self.store.contains(&r.digest));
+        let known = self.records.get(&key).filter(|r| !stored || self.store.renew(&r.digest).is_ok_and(|here| here));
         if let Some(record) = &known
             && self.unchanged(&url, &headers, record).await
         {

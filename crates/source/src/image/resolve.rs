@@ -184,7 +184,10 @@ impl ImageSource {
     /// A descriptor of a document in the store.
     async fn present(&self, digest: &Digest) -> Result<Option<Descriptor>, ImageError> {
         let (store, wanted) = (self.store.clone(), digest.clone());
-        let read = move || store.contains(&wanted).then(|| store.read_all(&wanted, cooper_registry::MAX_DOCUMENT));
+        let read = move || {
+            let here = store.renew(&wanted).is_ok_and(|here| here);
+            here.then(|| store.read_all(&wanted, cooper_registry::MAX_DOCUMENT))
+        };
         let Ok(Some(Ok(bytes))) = tokio::task::spawn_blocking(read).await else { return Ok(None) };
         Ok(Some(Descriptor::new(document_type(&bytes), digest.clone(), bytes.len() as u64)))
     }
