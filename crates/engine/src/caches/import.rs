@@ -55,6 +55,17 @@ impl fmt::Debug for Origin {
 }
 
 impl Origin {
+    /// One of this name, for tests.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Arc<Self> {
+        Arc::new(Self { registry: None, name: name.to_owned(), lost: Mutex::default(), losses: Arc::default() })
+    }
+
+    /// Whether the two stand for the same place, as builds with rights of their own see it.
+    pub(crate) fn is_like(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other) || self.registry.is_some() && self.registry == other.registry
+    }
+
     /// Notes that a layer cannot be had: results with it are misses from now on.
     pub fn lose(self: &Arc<Self>, layer: &Layer, digest: &Digest) {
         tracing::warn!(cache = %self.name, %digest, "a layer of a remote cache cannot be had and is made again");

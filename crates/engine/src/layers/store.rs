@@ -180,6 +180,8 @@ pub struct Layer {
     pub id: LayerId,
     record: Mutex<LayerRecord>,
     provider: Mutex<Option<Provider>>,
+    /// What remote caches offer, the newest last. Each build has imports of its own, which end with it.
+    offers: Mutex<Vec<Provider>>,
     /// A directory that belongs to somebody else and stands in for a snapshot: a received context.
     borrowed: Option<Borrowed>,
     /// Serialises unpacking.
@@ -217,7 +219,8 @@ impl Layer {
         Self {
             id,
             record: Mutex::new(record),
-            provider: Mutex::new(None),
+            provider: Mutex::default(),
+            offers: Mutex::default(),
             borrowed,
             unpacking: tokio::sync::Mutex::new(()),
             packing: tokio::sync::Mutex::new(()),
@@ -266,9 +269,10 @@ impl Layer {
         })
     }
 
-    /// Where the archive can be had from.
+    /// Where the archive can be had from. Whoever else has it goes before remote caches.
     pub fn provider(&self) -> Option<Provider> {
-        self.provider.lock().clone()
+        let own = self.provider.lock().clone();
+        own.or_else(|| self.offers.lock().last().cloned())
     }
 
     /// Whether nothing speaks against `archive` being the archive of this layer of an image.
@@ -277,7 +281,7 @@ impl Layer {
         let mut known = record.blobs.values().map(|desc| &desc.digest);
         record.archive.is_none()
             && (record.blobs.is_empty() || known.any(|digest| digest == archive))
-            && self.provider.lock().as_ref().is_none_or(|p| p.descriptor.digest == *archive)
+            && self.provider().is_none_or(|p| p.descriptor.digest == *archive)
     }
 
     /// Says where the archive can be had from now.
@@ -285,20 +289,18 @@ impl Layer {
         *self.provider.lock() = Some(provider);
     }
 
-    /// Offers an archive of a remote cache; whoever else offers the layer goes first.
+    /// Offers an archive of a remote cache, beside what the caches of other builds offer.
     pub(crate) fn offer(&self, offered: Provider) {
-        let mut provider = self.provider.lock();
-        if provider.as_ref().is_none_or(|p| p.import.is_some()) {
-            *provider = Some(offered);
-        }
+        let Some(origin) = offered.import.clone() else { return };
+        let mut offers = self.offers.lock();
+        // Offers of registries outlive their builds: of each place, the newest is enough.
+        offers.retain(|p| p.import.as_ref().is_some_and(|i| !i.is_like(&origin)));
+        offers.push(offered);
     }
 
     /// Takes back what a remote cache offers.
     pub(crate) fn withdraw(&self, origin: &Arc<crate::caches::Origin>) {
-        let mut provider = self.provider.lock();
-        if provider.as_ref().and_then(|p| p.import.as_ref()).is_some_and(|i| Arc::ptr_eq(i, origin)) {
-            *provider = None;
-        }
+        self.offers.lock().retain(|p| p.import.as_ref().is_some_and(|i| !Arc::ptr_eq(i, origin)));
     }
 }
 
@@ -312,6 +314,8 @@ pub struct LayerStore {
     layers: RwLock<HashMap<LayerId, Arc<Layer>>>,
     /// Images may hold the same layers as different archives; each is a layer of its own.
     chains: RwLock<HashMap<ChainId, Vec<LayerId>>>,
+    /// Held while the layer of a chain is looked for, until it is there.
+    choosing: Mutex<()>,
 }
 
 impl LayerStore {
@@ -340,7 +344,14 @@ impl LayerStore {
                 tracing::warn!(%error, snapshot = %stray, "a left-over snapshot cannot be removed");
             }
         }
-        Ok(Self { meta, content, snapshots, layers: RwLock::new(layers), chains: RwLock::new(chains) })
+        Ok(Self {
+            meta,
+            content,
+            snapshots,
+            layers: RwLock::new(layers),
+            chains: RwLock::new(chains),
+            choosing: Mutex::default(),
+        })
     }
 
     /// A layer by id.
@@ -373,6 +384,8 @@ impl LayerStore {
         archive: Option<&Digest>,
         record: impl FnOnce() -> LayerRecord,
     ) -> Arc<Layer> {
+        // Two images at the same time would each make one, or name the same one's archive.
+        let _one = self.choosing.lock();
         let known = self.chains.read().get(chain).cloned().unwrap_or_default();
         let known: Vec<_> = known.iter().filter_map(|id| self.get(id)).collect();
         let new = || self.add(LayerRecord { chain: Some(chain.clone()), archive: archive.cloned(), ..record() });
@@ -432,7 +445,7 @@ impl LayerStore {
 
     /// Whether the files of a layer can be had without asking anyone new.
     pub fn available(&self, layer: &Layer) -> bool {
-        layer.borrowed.is_some() || layer.provider.lock().is_some() || {
+        layer.borrowed.is_some() || layer.provider().is_some() || {
             let record = layer.record.lock();
             record.snapshot.is_some() || record.blobs.values().any(|d| self.content.contains(&d.digest))
         }

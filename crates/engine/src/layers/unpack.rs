@@ -199,7 +199,10 @@ impl Worker {
             return Ok((desc, Arc::new(self.layers.content.clone()), None));
         }
         let Some(provider) = layer.provider() else {
-            return Err(StepError::refused(format!("layer {} is neither here nor to be had from anywhere", layer.id)));
+            // Whoever offered it has taken that back meanwhile. What it was part of can be made again.
+            self.losses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let source = "it is neither here nor to be had from anywhere".into();
+            return Err(StepErrorKind::Lost { what: format!("layer {}", layer.id), source }.into());
         };
         let source = self.source_of(&provider, jobs);
         let Provider { descriptor, import, .. } = provider;
@@ -334,5 +337,37 @@ mod tests {
         let id = zstd.id.clone();
         drop(zstd);
         assert!(layers.remove(&id) && layers.snapshots.layer_dir(&snapshot).is_err());
+    }
+
+    /// Two builds import the same layer. When one is over, the other still has it; when nobody offers it any more, it is
+    /// something to be made again, not a failure.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_one_build_takes_back_is_offered_by_another() {
+        let bench = Bench::new();
+        let worker = bench.bridge.worker();
+        let files = tempfile::tempdir().unwrap();
+        let files = Root::open(files.path()).unwrap();
+        let layer = layer(worker, &files, Compression::Gzip, true);
+        let own = layer.provider().unwrap();
+        let other = Arc::new(Layer::borrow(PathBuf::new(), Box::new(()), "no matter"));
+        assert!(other.provider().is_none());
+        let (one, two) = (Origin::named("one"), Origin::named("two"));
+        for origin in [&one, &two, &one] {
+            other.offer(Provider { import: Some(origin.clone()), ..own.clone() });
+        }
+        let offered = |layer: &Layer| layer.provider().and_then(|p| Some(p.import?.name.clone()));
+        assert_eq!(offered(&other).as_deref(), Some("one"));
+        other.withdraw(&one);
+        assert_eq!(offered(&other).as_deref(), Some("two"));
+        other.withdraw(&two);
+        assert!(other.provider().is_none());
+        // An image that has the layer goes before caches.
+        layer.offer(Provider { import: Some(one.clone()), ..own.clone() });
+        assert_eq!(offered(&layer), None);
+
+        let record = LayerRecord::new(RecordType::Regular, "imported", Vec::new());
+        let orphan = worker.layers.add(record);
+        let error = worker.bring(&Tree::new(vec![orphan]), &bench.cx).await.unwrap_err();
+        assert!(error.is_lost(), "{error}");
     }
 }
