@@ -128,7 +128,7 @@ pub async fn run(channel: Channel, mut build: Build, progress: Progress, interru
     };
     status?;
 
-    finish_local(&response, &local_caches, &layouts)?;
+    finish_local(&response, local_caches, &layouts)?;
     Ok(Outcome { response, metadata, warnings })
 }
 
@@ -307,7 +307,7 @@ async fn silence(solved: &mut watch::Receiver<bool>, patience: Duration) {
 const DESCRIPTOR: &str = "containerimage.descriptor";
 
 /// Indexes of layouts on this side, and sweeping of caches that were to be reset.
-fn finish_local(response: &BTreeMap<String, String>, caches: &LocalCaches, layouts: &[PathBuf]) -> Result<()> {
+fn finish_local(response: &BTreeMap<String, String>, caches: LocalCaches, layouts: &[PathBuf]) -> Result<()> {
     let unreadable = |key: &str| CliError::Unsupported(format!("the daemon's answer has an unreadable {key}"));
     if let Some(text) = response.get("cache.manifest").filter(|text| !text.is_empty()) {
         let descriptor = serde_json::from_str(text).map_err(|_| unreadable("cache.manifest"))?;
@@ -326,6 +326,7 @@ fn finish_local(response: &BTreeMap<String, String>, caches: &LocalCaches, layou
             OciIndex::at(dir).add(&descriptor, &labels)?;
         }
     }
+    drop(caches.writers);
     for dir in &caches.to_reset {
         if let Err(error) = OciIndex::at(dir).sweep() {
             eprintln!("WARNING: failed to reset cache store: {error}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cooper_daemon::config::parse_go_bool;
 use cooper_wire::control::CacheOptionsEntry;
 
-use super::oci_index::OciIndex;
+use super::oci_index::{OciIndex, Writer};
 use super::pairs::Env;
 use crate::csv;
 use crate::error::{CliError, Result};
@@ -99,6 +99,8 @@ pub struct LocalCaches {
     pub to_tag: Vec<ToTag>,
     /// Layouts to be rid of blobs that nothing refers to.
     pub to_reset: Vec<PathBuf>,
+    /// For others who write the same layouts.
+    pub writers: Vec<Writer>,
     /// Imports that were dropped, each with its reason.
     pub skipped: Vec<String>,
 }
@@ -129,7 +131,9 @@ pub fn prepare(exports: &[CacheOptionsEntry], imports: &mut Vec<CacheOptionsEntr
                 std::fs::create_dir_all(&dir).map_err(CliError::file("cannot create", &dir))?;
                 let tag = export.attrs.get("tag").cloned().unwrap_or_else(|| "latest".into());
                 local.stores.insert(format!("local:{dir}"), dir.clone().into());
-                let before = OciIndex::at(&dir).find(&tag).ok().flatten();
+                let index = OciIndex::at(&dir);
+                local.writers.extend(index.writer());
+                let before = index.find(&tag).ok().flatten();
                 local.to_tag.push(ToTag { dir: dir.clone(), tag, before });
                 if let Some(reset) = export.attrs.get("reset")
                     && parse_go_bool(reset)

@@ -78,9 +78,11 @@ impl OciIndex {
     }
 
     fn add_locked(&self, descriptor: &Value, labels: &[Label]) -> Result<()> {
-        let layout = self.dir.join("oci-layout");
-        fs::write(&layout, json!({"imageLayoutVersion": "1.0.0"}).to_string())
-            .map_err(CliError::file("cannot write", &layout))?;
+        // Nobody who reads the layout meanwhile sees half of it.
+        let (layout, text) = (self.dir.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string());
+        if !fs::read(&layout).is_ok_and(|there| there == text.as_bytes()) {
+            super::metadata::write_atomically(&layout, text.as_bytes())?;
+        }
         let mut index = match self.read() {
             Ok(index) => index,
             Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
@@ -106,8 +108,19 @@ impl OciIndex {
         self.write(&index)
     }
 
-    /// Removes blobs that no manifest of the index reaches.
+    /// Says that blobs are being written which the index names only later. `None` where the file system has no such locks.
+    pub fn writer(&self) -> Option<Writer> {
+        let dir = File::open(&self.dir).ok()?;
+        flock(&dir, FlockOperation::LockShared).ok()?;
+        Some(Writer { _dir: dir })
+    }
+
+    /// Removes blobs that no manifest of the index reaches. While others write it leaves everything to the last of them.
     pub fn sweep(&self) -> Result<()> {
+        let alone = File::open(&self.dir).map_err(CliError::file("cannot sweep", &self.dir))?;
+        if flock(&alone, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Ok(());
+        }
         self.sweep_where(false, |_| true).map(drop)
     }
 
@@ -123,12 +136,13 @@ impl OciIndex {
         for algorithm in fs::read_dir(&blobs).map_err(fault(&blobs))?.flatten() {
             for blob in fs::read_dir(algorithm.path()).map_err(fault(&algorithm.path()))?.flatten() {
                 let name = format!("{}:{}", algorithm.file_name().display(), blob.file_name().display());
-                if !reachable.contains(&name) && gone(&blob.path()) {
-                    bytes += blob.metadata().map_or(0, |stat| stat.len());
+                if reachable.contains(&name) || !gone(&blob.path()) {
+                    continue;
+                }
+                let size = blob.metadata().map_or(0, |stat| stat.len());
+                if dry_run || take(&blob.path(), &gone).map_err(fault(&blob.path()))? {
+                    bytes += size;
                     count += 1;
-                    if !dry_run {
-                        fs::remove_file(blob.path()).map_err(fault(&blob.path()))?;
-                    }
                 }
             }
         }
@@ -180,6 +194,19 @@ impl OciIndex {
     }
 }
 
+/// Removes a blob of which `gone` says so once nobody can find it any more; else it is put back. Returns whether it did.
+///
+/// Exporters make a blob young that they find, and then look whether it is still at its place: one that they have found is
+/// seen to be young here, or they see that it is gone and write it again.
+fn take(blob: &Path, gone: impl Fn(&Path) -> bool) -> io::Result<bool> {
+    let aside = blob.with_extension(format!("old{:x}", rand::random::<u64>()));
+    match fs::rename(blob, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        moved => moved?,
+    }
+    if gone(&aside) { fs::remove_file(&aside).map(|()| true) } else { fs::rename(&aside, blob).map(|()| false) }
+}
+
 /// Whether an open file is the one that a path names.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
@@ -188,6 +215,12 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Somebody who writes blobs.
+#[derive(Debug)]
+pub struct Writer {
+    _dir: File,
 }
 
 struct IndexLock {
@@ -281,6 +314,25 @@ mod tests {
         assert_eq!(index["manifests"].as_array().unwrap().len(), writers * each);
     }
 
+    /// An exporter that finds a blob while it is being collected has it afterwards, or knows that it is gone.
+    #[test]
+    fn what_is_found_meanwhile_is_not_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let blob = dir.path().join("blob");
+        for renewed in [true, false] {
+            fs::write(&blob, "x").unwrap();
+            let asked = std::cell::Cell::new(0);
+            let taken = take(&blob, |path| {
+                asked.set(asked.get() + 1);
+                assert!(!blob.exists() && path.exists(), "nobody finds it from now on");
+                !renewed
+            });
+            assert_eq!((taken.unwrap(), asked.get()), (!renewed, 1));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(renewed));
+        }
+        assert!(!take(&dir.path().join("none"), |_| true).unwrap());
+    }
+
     #[test]
     fn sweeping_keeps_what_is_reachable() {
         let dir = tempfile::tempdir().unwrap();
@@ -295,6 +347,10 @@ mod tests {
         let descriptor =
             json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:m", "size": 1});
         index.add(&descriptor, &[Label::Tag("latest".into())]).unwrap();
+        let writer = index.writer();
+        index.sweep().unwrap();
+        assert!(blobs.join("old").exists(), "somebody may be about to name it");
+        drop(writer);
         index.sweep().unwrap();
         let mut left: Vec<_> = fs::read_dir(&blobs).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();

@@ -166,12 +166,26 @@ fn seed(dir: &Path, host: &str) -> Result<Vec<u8>, Error> {
     let mut seed = [0; 16];
     SystemRandom::new().fill(&mut seed).map_err(|_| Error::Auth("no randomness"))?;
     seeds.insert(host.to_owned(), Seed { seed: encode_base64(&seed) });
-    if let Ok(text) = serde_json::to_vec_pretty(&seeds)
-        && let Ok(mut file) = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)
-    {
-        file.write_all(&text).map_err(failed("write", &path))?;
+    if let Ok(text) = serde_json::to_vec_pretty(&seeds) {
+        keep(&path, &text);
     }
     Ok(seed.to_vec())
+}
+
+/// Writes the file in one go, because other tools read it without the lock; in place where the directory lets nobody.
+fn keep(path: &Path, text: &[u8]) {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = path.with_file_name(format!(".token_seed.{}", super::new_session_id()));
+    let write = |options: &mut fs::OpenOptions, to: &Path| {
+        let mut file = options.write(true).mode(0o600).open(to)?;
+        file.write_all(text)
+    };
+    let at_once =
+        write(fs::OpenOptions::new().create_new(true), &temporary).and_then(|()| fs::rename(&temporary, &path));
+    if at_once.is_err() {
+        let _ = fs::remove_file(&temporary);
+        let _ = write(fs::OpenOptions::new().create(true).truncate(true), &path);
+    }
 }
 
 fn encode_base64(bytes: &[u8]) -> String {

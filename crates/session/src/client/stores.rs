@@ -75,6 +75,20 @@ impl Store {
         }
     }
 
+    /// What is there, for somebody who is about to name it: young again, and no collection's. A collection moves what it
+    /// takes aside before it looks how old that is, so that a blob which is still at its place afterwards stays there, or
+    /// comes back.
+    async fn renewed(&self, digest: &Digest) -> Result<Info, Status> {
+        let info = self.info(digest).await?;
+        if self.writable
+            && let Ok(file) = fs::OpenOptions::new().append(true).open(self.blob(digest)).await
+        {
+            file.into_std().await.set_modified(std::time::SystemTime::now()).ok();
+            return self.info(digest).await;
+        }
+        Ok(info)
+    }
+
     async fn list(&self) -> Result<Vec<Info>, Status> {
         let mut infos = Vec::new();
         let mut dir = match fs::read_dir(self.root.join("blobs/sha256")).await {
@@ -126,13 +140,7 @@ impl Content for StoreService {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let store = self.choose(request.metadata())?;
         let digest = parse_digest(&request.into_inner().digest)?;
-        let info = store.info(&digest).await?;
-        // Whoever finds it here is about to name it: it is young again, and no collection's.
-        if store.writable
-            && let Ok(file) = fs::OpenOptions::new().append(true).open(store.blob(&digest)).await
-        {
-            file.into_std().await.set_modified(std::time::SystemTime::now()).ok();
-        }
+        let info = store.renewed(&digest).await?;
         Ok(Response::new(InfoResponse { info: Some(info) }))
     }
 
@@ -240,7 +248,7 @@ impl Ingest {
         if first.r#ref.is_empty() {
             return Err(Status::invalid_argument("first message must have a reference"));
         }
-        if !first.expected.is_empty() && store.info(&parse_digest(&first.expected)?).await.is_ok() {
+        if !first.expected.is_empty() && store.renewed(&parse_digest(&first.expected)?).await.is_ok() {
             return Err(Status::already_exists(format!("blob with expected digest {} exists", first.expected)));
         }
         let dir = store.root.join("ingest");
@@ -302,7 +310,7 @@ impl Ingest {
             let text = format!("unexpected commit digest {digest}, expected {}: failed precondition", self.expected);
             return Err(Status::failed_precondition(text));
         }
-        if let Some(mut file) = self.file.take() {
+        if let Some(file) = &mut self.file {
             file.flush().await.map_err(|e| failed("write", &e))?;
         }
         let blob = store.blob(digest);
@@ -310,6 +318,7 @@ impl Ingest {
             fs::create_dir_all(dir).await.map_err(|e| failed("write", &e))?;
         }
         fs::rename(&self.path, &blob).await.map_err(|e| failed("commit", &e))?;
+        self.file = None;
         // Gone unless another write is under way.
         let _ = fs::remove_dir(store.root.join("ingest")).await;
         Ok(())
