@@ -119,8 +119,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Err(Error::Unsupported { cache: self.name(), what: "list what it keeps" })
     }
 
-    /// Removes one entry of [`Backend::list`]. One that is gone already is fine.
-    async fn delete(&self, entry: &Entry) -> Result<()> {
+    /// Removes one entry of [`Backend::list`], unless it is a blob that was written or refreshed since. One that is gone
+    /// already is fine. Returns whether it did.
+    async fn delete(&self, entry: &Entry) -> Result<bool> {
         let _ = entry;
         Err(Error::Unsupported { cache: self.name(), what: "delete" })
     }

@@ -64,8 +64,8 @@ pub async fn collect(backend: &dyn Backend, options: Collect) -> Result<Collecte
         if wanted.contains(digest) || age.is_none_or(|age| age < options.grace) {
             continue;
         }
-        if !options.dry_run {
-            backend.delete(&entry).await?;
+        if !options.dry_run && !backend.delete(&entry).await? {
+            continue;
         }
         done.blobs += 1;
         done.bytes += entry.size;

@@ -233,17 +233,13 @@ impl Backend for RegistryCache {
         Ok(self.reference.tag().map(entry).into_iter().collect())
     }
 
-    async fn delete(&self, entry: &Entry) -> Result<()> {
+    async fn delete(&self, entry: &Entry) -> Result<bool> {
         if entry.kind != EntryKind::Document || Some(entry.name.as_str()) != self.reference.tag() {
             return Err(Error::Unsupported { cache: self.name(), what: "delete anything but its own tag" });
         }
-        match self.now().await? {
-            Some(Version(digest)) => match digest.parse() {
-                Ok(digest) => self.remove(&digest, true).await,
-                Err(_) => Ok(()),
-            },
-            None => Ok(()),
-        }
+        let Some(Version(digest)) = self.now().await? else { return Ok(false) };
+        let Ok(digest) = digest.parse() else { return Ok(false) };
+        self.remove(&digest, true).await.map(|()| true)
     }
 
     async fn publish(&self, cache: &Cache, over: Option<&Version>) -> Result<Published> {

@@ -17,9 +17,14 @@ use cooper_content::BlobSource;
 use cooper_oci::Descriptor;
 use cooper_registry::Backoff;
 use http::Method;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use url::Url;
 
 /// What is left as it is in paths.
@@ -250,8 +255,17 @@ impl ObjectStore for Azure {
         }
     }
 
-    async fn delete(&self, key: &str) -> Result<(), RequestError> {
-        unless_absent(self.requests.call(Head::new(Method::DELETE, self.url(key, &[])), Body::Empty).await).map(drop)
+    async fn delete(&self, key: &str, unmodified: Option<SystemTime>) -> Result<bool, RequestError> {
+        let mut head = Head::new(Method::DELETE, self.url(key, &[]));
+        let time = unmodified.and_then(|at| jiff::Timestamp::try_from(at).ok());
+        let time = time.and_then(|at| DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok());
+        if let Some(time) = time {
+            head = head.with("if-unmodified-since", &time);
+        }
+        match unless_absent(self.requests.call(head, Body::Empty).await) {
+            Err(error) if error.status() == Some(412) => Ok(false),
+            outcome => outcome.map(|_| true),
+        }
     }
 }
 

@@ -186,10 +186,16 @@ impl<S: ObjectStore + 'static> Backend for Bucket<S> {
         let known = store.head(&key).await.map_err(self.failed("cannot look for a layer"))?;
         // An object of another size is no such layer: it is replaced.
         if let Some(known) = known.filter(|k| k.size == desc.size) {
+            let mut present = true;
             if known.age.is_some_and(|age| age > layout.touch_refresh) {
                 store.touch(&key, known.size).await.map_err(self.failed("cannot refresh a layer"))?;
+                // A collection may have been about to delete it.
+                let there = store.head(&key).await.map_err(self.failed("cannot look for a layer"))?;
+                present = there.is_some();
             }
-            return Ok(Sent::Present);
+            if present {
+                return Ok(Sent::Present);
+            }
         }
         let doing = format!("cannot write layer {}", desc.digest);
         store.upload(&key, desc, source).await.map_err(self.failed(&doing))?;
@@ -255,8 +261,18 @@ impl<S: ObjectStore + 'static> Backend for Bucket<S> {
         Ok(entries)
     }
 
-    async fn delete(&self, entry: &Entry) -> Result<()> {
+    async fn delete(&self, entry: &Entry) -> Result<bool> {
         let doing = format!("cannot delete {}", entry.name);
-        self.0.store.delete(&entry.name).await.map_err(self.failed(&doing))
+        let (store, is_blob) = (&self.0.store, matches!(entry.kind, EntryKind::Blob(_)));
+        let mut seen = None;
+        if let Some(listed) = entry.modified.filter(|_| is_blob) {
+            // An exporter may have found it since the list was made.
+            let known = store.head(&entry.name).await.map_err(self.failed(&doing))?;
+            seen = known.and_then(|known| known.modified);
+            if seen.is_none_or(|now| now > listed) {
+                return Ok(false);
+            }
+        }
+        store.delete(&entry.name, seen).await.map_err(self.failed(&doing))
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Known {
     pub(crate) size: u64,
     /// Since it was last written, by the server's clock alone.
     pub(crate) age: Option<Duration>,
+    /// When that was, in whole seconds.
+    pub(crate) modified: Option<SystemTime>,
 }
 
 /// What must be there for a write to happen.
@@ -127,8 +129,9 @@ pub(crate) trait ObjectStore: Send + Sync + fmt::Debug {
     /// All objects whose key has a prefix.
     async fn list(&self, prefix: &str) -> Result<Vec<Object>, RequestError>;
 
-    /// Removes an object, which may be gone already.
-    async fn delete(&self, key: &str) -> Result<(), RequestError>;
+    /// Removes an object, which may be gone already; where the service can tell, only when it was not written after
+    /// `unmodified`. Returns whether it is gone.
+    async fn delete(&self, key: &str, unmodified: Option<SystemTime>) -> Result<bool, RequestError>;
 }
 
 /// `Last-Modified` against `Date` of the same answer.
@@ -137,8 +140,9 @@ fn known(headers: &http::HeaderMap) -> Known {
     let time = |name: &str| jiff::fmt::rfc2822::parse(text(name)?).ok().map(|z| z.timestamp());
     let size = text("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
     let now = time("date").unwrap_or_else(Timestamp::now);
-    let age = time("last-modified").map(|then| now.duration_since(then).try_into().unwrap_or(Duration::ZERO));
-    Known { size, age }
+    let modified = time("last-modified");
+    let age = modified.map(|then| now.duration_since(then).try_into().unwrap_or(Duration::ZERO));
+    Known { size, age, modified: modified.map(SystemTime::from) }
 }
 
 /// What a service answered; none when it says that there is no such object.
