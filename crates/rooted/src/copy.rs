@@ -119,6 +119,32 @@ impl Copier {
     }
 }
 
+/// Bytes that are looked at together when contents come without a word about holes.
+const BLOCK: usize = 32 * 1024;
+/// Fewer zeros are written: file systems have blocks of this size.
+const LEAST_HOLE: usize = 4096;
+
+/// Whether a piece of a new file need not be written, because it is long and all zeros. Other pieces mostly tell by their
+/// first bytes.
+pub fn is_hole(piece: &[u8]) -> bool {
+    let zeros = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | byte) == 0;
+    let (lines, rest) = piece.as_chunks::<64>();
+    piece.len() >= LEAST_HOLE && lines.iter().all(|line| zeros(line)) && zeros(rest)
+}
+
+/// Writes a piece of a new file, whose length is set at the end. Long runs of zeros become holes.
+pub fn write_with_holes_at(to: impl AsFd, piece: &[u8], at: u64) -> io::Result<()> {
+    let (to, mut from) = (to.as_fd(), 0);
+    for start in (0..piece.len()).step_by(BLOCK) {
+        let end = piece.len().min(start + BLOCK);
+        if is_hole(&piece[start..end]) {
+            write_all_at(to, &piece[from..start], at + from as u64)?;
+            from = end;
+        }
+    }
+    write_all_at(to, &piece[from..], at + from as u64)
+}
+
 fn write_all_at(to: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::pwrite(to, bytes, at) {
@@ -138,6 +164,33 @@ fn write_all_at(to: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result
 mod tests {
     use super::*;
     use std::os::unix::fs::{FileExt, MetadataExt};
+
+    #[test]
+    fn zeros_become_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = vec![0; 1 << 20];
+        content[5] = 1;
+        content[500_000..500_010].fill(2);
+        for (name, piece) in [("whole", content.len()), ("odd", 10_007), ("small", 100)] {
+            let path = dir.path().join(name);
+            let file = std::fs::File::create(&path).unwrap();
+            for (number, part) in content.chunks(piece).enumerate() {
+                write_with_holes_at(&file, part, (number * piece) as u64).unwrap();
+            }
+            file.set_len(content.len() as u64).unwrap();
+            assert!(std::fs::read(&path).unwrap() == content, "{name}");
+            let bytes = file.metadata().unwrap().blocks() * 512;
+            assert_eq!(bytes < 200_000, name != "small", "{name}: {bytes} bytes on disk");
+        }
+        for (piece, hole) in [(vec![0; 4096], true), (vec![0; 4095], false), (vec![0; 5001], true)] {
+            assert_eq!(is_hole(&piece), hole, "{}", piece.len());
+            for at in [0, 63, 4000, piece.len() - 1] {
+                let mut piece = piece.clone();
+                piece[at] = 1;
+                assert!(!is_hole(&piece), "{at}");
+            }
+        }
+    }
 
     #[test]
     fn contents_and_holes_are_kept() {

@@ -21,7 +21,7 @@ mod spread;
 mod sys;
 mod tree;
 
-pub use copy::{Copier, copy_file_data};
+pub use copy::{Copier, copy_file_data, is_hole, write_with_holes_at};
 pub use dir::{Dir, DirEntry};
 pub use error::{Error, Result};
 pub use metadata::{Kind, Metadata, device_number, device_parts, fd_metadata};

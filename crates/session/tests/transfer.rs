@@ -126,6 +126,38 @@ async fn a_copy_is_equal_and_repeating_it_changes_nothing() {
     assert_eq!(second.listing, first.listing);
 }
 
+/// Zeros of large files take no place, and are read as what they are.
+#[tokio::test]
+async fn holes_stay_holes() {
+    use std::os::unix::fs::FileExt;
+    const MIB: usize = 1 << 20;
+    let (from, to) = dirs();
+    for (name, size, pieces) in [
+        ("only a hole", 20 * MIB, &[][..]),
+        ("ends with one", 20 * MIB, &[(5, 100_000)]),
+        ("begins with one", 20 * MIB, &[(20 * MIB - 7, 7)]),
+        ("between", 20 * MIB, &[(0, 1), (3 * MIB + 77, 200_000), (20 * MIB - 1, 1)]),
+        ("none", MIB, &[(0, MIB)]),
+        ("small", 5000, &[]),
+    ] {
+        let file = fs::File::create(from.path().join(name)).expect("file");
+        file.set_len(size as u64).expect("size");
+        for (at, length) in pieces {
+            file.write_all_at(&vec![7; *length], *at as u64).expect("written");
+        }
+    }
+    let received = sync(from.path(), to.path(), None).await;
+    assert_eq!(show(to.path()), show(from.path()));
+    for entry in fs::read_dir(to.path()).expect("dir").map(|e| e.expect("entry")) {
+        let content = fs::read(entry.path()).expect("read");
+        let name = entry.file_name().into_string().expect("text");
+        let listed = received.listing.entries().iter().find(|e| e.path == name).expect("listed");
+        assert_eq!(listed.digest, Some(sha256(&content)), "{name}");
+        let bytes = entry.metadata().expect("stat").blocks() * 512;
+        assert!(bytes <= 1_200_000, "{name}: {bytes} bytes on disk");
+    }
+}
+
 #[tokio::test]
 async fn only_what_differs_is_transferred() {
     let (from, to) = dirs();

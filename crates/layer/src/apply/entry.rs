@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use cooper_oci::{DiffId, Digest};
-use cooper_rooted::{Dir, Kind, Node, Root, device_number};
+use cooper_rooted::{Dir, Kind, Node, Root, device_number, write_with_holes_at};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -429,14 +429,21 @@ pub(super) fn belongs_to_overlay(key: &CStr) -> bool {
     key.to_bytes().starts_with(b"trusted.overlay.") || key.to_bytes().starts_with(b"user.overlay.")
 }
 
+/// Files of this size and more may be kept with holes where the archive has zeros.
+const WITH_HOLES: u64 = 64 << 10;
+
 fn write_data<R: BufRead>(entry: &Entry, reader: &mut Reader<R>, file: &File) -> Result<()> {
     if entry.size == 0 && entry.sparse.is_none() {
         return Ok(());
     }
     let failed = |source| Error::EntryData { entry: entry.display_name(), action: "write the contents", source };
-    if entry.sparse.is_none() {
+    if entry.sparse.is_none() && entry.size < WITH_HOLES {
         let mut out = file;
         return reader.read_data(entry, |_, piece| io::Write::write_all(&mut out, piece).map_err(failed));
+    }
+    if entry.sparse.is_none() {
+        reader.read_data(entry, |offset, piece| write_with_holes_at(file, piece, offset).map_err(failed))?;
+        return file.set_len(entry.size).map_err(failed);
     }
     reader.read_data(entry, |offset, piece| file.write_all_at(piece, offset).map_err(failed))?;
     file.set_len(entry.size).map_err(failed)

@@ -559,9 +559,7 @@ mod tests {
             for name in ["holes", "few", "only-hole"] {
                 let content = |root: &Root| root.read(name, 1 << 30).unwrap();
                 assert!(content(&root) == content(&from), "{arguments:?} {name}");
-                if arguments.contains(&"--sparse") {
-                    assert!(root.stat(name).unwrap().is_sparse(), "{arguments:?} {name}");
-                }
+                assert!(root.stat(name).unwrap().is_sparse(), "{arguments:?} {name}");
             }
             if arguments[0] == "--format=posix" {
                 assert_eq!(root.stat("few").unwrap().mtime, from.stat("few").unwrap().mtime, "nanoseconds");

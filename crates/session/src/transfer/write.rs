@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Error, Result};
 use bytes::Bytes;
-use cooper_rooted::Dir;
+use cooper_rooted::{Dir, is_hole};
 use rustix::{
     fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags},
     io::Errno,
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    io::{IoSlice, Write as _},
+    io::{IoSlice, Seek as _, Write as _},
     os::fd::AsFd,
     sync::Arc,
 };
@@ -108,6 +108,8 @@ enum State {
         name: String,
         hash: Option<Sha256>,
         len: u64,
+        /// Whether zeros were left out.
+        holes: bool,
     },
 }
 
@@ -145,20 +147,37 @@ fn append(pending: &mut Pending, mut run: Vec<Bytes>, shared: &Shared) -> Result
                 run.insert(0, first);
             }
             let (file, name) = create(target, shared)?;
-            pending.state = State::Open { file, name, hash: shared.hash.then(Sha256::new), len: 0 };
+            pending.state = State::Open { file, name, hash: shared.hash.then(Sha256::new), len: 0, holes: false };
         }
         State::Open { .. } => {}
     }
-    if let State::Open { file, hash, len, .. } = &mut pending.state {
+    if let State::Open { file, hash, len, holes, .. } = &mut pending.state {
         for chunk in &run {
             *len += chunk.len() as u64;
             if let Some(hash) = hash {
                 hash.update(chunk);
             }
         }
-        write_all(file, &run).map_err(|e| Error::file("write", target.dir.path().join(&target.name), e))?;
+        let written = write_with_holes(file, &run);
+        *holes |= written.map_err(|e| Error::file("write", target.dir.path().join(&target.name), e))?;
     }
     Ok(())
+}
+
+/// Writes packets at the end of a file. Those that are all zeros become holes, of which there is at least one when this
+/// returns true: the length is to be set at the end.
+fn write_with_holes(mut file: &File, packets: &[Bytes]) -> std::io::Result<bool> {
+    let mut holes = false;
+    for alike in packets.chunk_by(|a, b| is_hole(a) == is_hole(b)) {
+        if is_hole(&alike[0]) {
+            let zeros: usize = alike.iter().map(Bytes::len).sum();
+            file.seek_relative(zeros as i64)?;
+            holes = true;
+        } else {
+            write_all(file, alike)?;
+        }
+    }
+    Ok(holes)
 }
 
 fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {
@@ -200,7 +219,12 @@ fn finish(pending: Pending, shared: &Shared) -> Result<Stored> {
     let Pending { target, state } = pending;
     let failed = |action| move |e: Errno| (action, e);
     let (file, name, digest, len) = match state {
-        State::Open { file, name, hash, len } => (file, name, hash.map(|h| h.finalize().into()), len),
+        State::Open { file, name, hash, len, holes } => {
+            if holes {
+                file.set_len(len).map_err(|e| Error::file("write", target.dir.path().join(&target.name), e))?;
+            }
+            (file, name, hash.map(|h| h.finalize().into()), len)
+        }
         State::Empty | State::One(_) => {
             let content = if let State::One(content) = state { content } else { Bytes::new() };
             let (file, name) = create(&target, shared)?;
