@@ -38,6 +38,7 @@ pub use overlay::{Overlay, OverlayFlavour};
 pub use probe::{Choice, open, overlay_refusal, probe};
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Makes, commits and removes layers below one root directory.
 ///
@@ -87,6 +88,17 @@ pub trait Snapshotter: Send + Sync {
     /// Every committed layer, in no particular order.
     fn list(&self) -> Result<Vec<SnapshotId>>;
 
+    /// What is kept only for steps that go on from others, and would be made again. Walks it.
+    fn spare(&self) -> Vec<Spare> {
+        Vec::new()
+    }
+
+    /// Lets one of these go. Whether it was there.
+    fn release(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// Nothing is under way: what was kept only for steps that go on from others may go.
     fn settle(&self) {}
 }
@@ -130,6 +142,17 @@ pub enum DiffSource {
         /// What else there is to know about it.
         marks: Marks,
     },
+}
+
+/// Something that is kept for a step that may never come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spare {
+    /// What it is called, for [`Snapshotter::release`].
+    pub name: String,
+    /// What it occupies.
+    pub usage: Usage,
+    /// When a step left it.
+    pub since: SystemTime,
 }
 
 /// What a layer occupies.

@@ -158,7 +158,20 @@ impl EngineInner {
             record_type: RecordType::LocalSource,
             shared: false,
         });
-        records.extend(caches.chain(locals).filter(|r| filters.matches(r)));
+        let spare = self.worker.layers.snapshots.spare().into_iter().map(|spare| UsageRecord {
+            id: spare.name,
+            mutable: true,
+            in_use: false,
+            size: spare.usage.bytes as i64,
+            parents: Vec::new(),
+            created: spare.since,
+            last_used: Some(spare.since),
+            uses: 1,
+            description: "tree in which the next step goes on".to_owned(),
+            record_type: RecordType::Internal,
+            shared: false,
+        });
+        records.extend(caches.chain(locals).chain(spare).filter(|r| filters.matches(r)));
         records.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(records)
     }
@@ -300,6 +313,7 @@ impl EngineInner {
         match record.record_type {
             RecordType::CacheMount => self.worker.caches.remove(&record.id),
             RecordType::LocalSource if record.mutable => self.worker.locals.remove(&record.id),
+            RecordType::Internal if record.mutable => self.worker.layers.snapshots.release(&record.id),
             _ => self.worker.layers.remove(&LayerId::known(&record.id)),
         }
     }

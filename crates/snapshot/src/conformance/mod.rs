@@ -366,6 +366,10 @@ mod tests {
         assert_eq!(store.covered(&stack), 10);
         let files = |id: &SnapshotId| store.usage(id).unwrap().inodes;
         assert_eq!((files(&base), files(&stack[1])), (200, 2));
+        let spare = store.spare();
+        assert!(spare.len() > 1 && spare.iter().all(|s| s.usage.inodes > 190 && s.usage.bytes > 0), "{spare:?}");
+        assert!(store.release(&spare[0].name) && !store.release(&spare[0].name));
+        assert_eq!(store.spare(), spare[1..]);
         store.settle();
         assert_eq!(fs::read_dir(dir.path().join("active")).unwrap().count(), 0, "no working tree is left");
     }

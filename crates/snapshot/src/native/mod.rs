@@ -29,7 +29,7 @@ use crate::error::{At, Error, Result};
 use crate::overlay::make_dir;
 use crate::trash::Trash;
 use crate::usage::usage;
-use crate::{DiffSource, Mount, SnapshotId, Snapshotter, Usage, Whiteouts};
+use crate::{DiffSource, Mount, SnapshotId, Snapshotter, Spare, Usage, Whiteouts};
 use cooper_rooted::{CloneMode, Root, clone_tree};
 use forest::{Forest, Tree, TreePin};
 use parking_lot::Mutex;
@@ -375,6 +375,14 @@ impl Snapshotter for Native {
 
     fn list(&self) -> Result<Vec<SnapshotId>> {
         Ok(self.forest.layers())
+    }
+
+    fn spare(&self) -> Vec<Spare> {
+        self.idle.spare()
+    }
+
+    fn release(&self, name: &str) -> bool {
+        self.idle.release(name)
     }
 
     fn settle(&self) {
