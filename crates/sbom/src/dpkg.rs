@@ -11,9 +11,7 @@ const INFO: &str = "var/lib/dpkg/info";
 pub fn scan(scanner: &mut Scanner) {
     if let Some(text) = scanner.read(STATUS) {
         let lists: BTreeSet<String> = scanner.names(INFO).into_iter().collect();
-        for fields in paragraphs(&String::from_utf8_lossy(&text)) {
-            add(scanner, &fields, STATUS, &lists);
-        }
+        paragraphs(&String::from_utf8_lossy(&text), |fields| add(scanner, &fields, STATUS, &lists));
     }
     for name in scanner.names(STATUS_DIR) {
         // dpkg writes these names itself, in this case only.
@@ -23,9 +21,7 @@ pub fn scan(scanner: &mut Scanner) {
         }
         let path = format!("{STATUS_DIR}/{name}");
         if let Some(text) = scanner.read(&path) {
-            for fields in paragraphs(&String::from_utf8_lossy(&text)) {
-                add(scanner, &fields, &path, &BTreeSet::new());
-            }
+            paragraphs(&String::from_utf8_lossy(&text), |fields| add(scanner, &fields, &path, &BTreeSet::new()));
         }
     }
 }
@@ -83,15 +79,14 @@ fn declared(text: &str) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// Paragraphs of `Key: value` lines; keys in lower case, lines that go on joined.
-pub(crate) fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
-    let mut all = Vec::new();
+/// Calls `each` with every paragraph of `Key: value` lines; keys in lower case, lines that go on joined.
+fn paragraphs(text: &str, mut each: impl FnMut(BTreeMap<String, String>)) {
     let mut current: BTreeMap<String, String> = BTreeMap::new();
     let mut last = String::new();
     for line in text.lines() {
         if line.trim().is_empty() {
             if !current.is_empty() {
-                all.push(std::mem::take(&mut current));
+                each(std::mem::take(&mut current));
             }
         } else if line.starts_with([' ', '\t']) {
             if let Some(value) = current.get_mut(&last) {
@@ -104,9 +99,8 @@ pub(crate) fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
         }
     }
     if !current.is_empty() {
-        all.push(current);
+        each(current);
     }
-    all
 }
 
 #[cfg(test)]

@@ -15,6 +15,11 @@ use std::{
 
 /// Largest file that is read whole, in bytes.
 pub(crate) const FILE_LIMIT: u64 = 128 << 20;
+/// Largest document (JSON, TOML) that is read as a whole tree of values, which takes many times its bytes. Lock files of the
+/// largest projects have a few megabytes.
+pub(crate) const DOCUMENT_LIMIT: u64 = 24 << 20;
+/// Most packages of a tree. Distributions have some ten thousands in all.
+const PACKAGES: usize = 200_000;
 /// Deepest directory that is looked into.
 const DEPTH: usize = 64;
 /// Most notes that are kept.
@@ -69,7 +74,12 @@ impl Scanner<'_> {
 
     /// A whole file; none when it is not there. Failures are noted.
     pub fn read(&mut self, path: &str) -> Option<Vec<u8>> {
-        let read = self.files.open(path).and_then(|file| whole(file.as_ref(), FILE_LIMIT));
+        self.read_up_to(path, FILE_LIMIT)
+    }
+
+    /// The same of a file of at most so many bytes.
+    pub fn read_up_to(&mut self, path: &str, limit: u64) -> Option<Vec<u8>> {
+        let read = self.files.open(path).and_then(|file| whole(file.as_ref(), limit));
         match read {
             Ok(content) => Some(content),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -111,8 +121,12 @@ impl Scanner<'_> {
     /// Adds a package that these files tell of.
     pub fn add(&mut self, mut package: Package, evidence: impl IntoIterator<Item = String>) {
         package.evidence.extend(evidence.into_iter().map(|path| format!("/{path}")));
+        let many = self.found.len() >= PACKAGES;
         match self.found.get_mut(&package.url) {
             Some(known) => known.merge(package),
+            None if many => {
+                self.scan.notes.insert(format!("there are more than {PACKAGES} packages: the others are left out"));
+            }
             None => {
                 self.found.insert(package.url.clone(), package);
             }
@@ -218,5 +232,26 @@ pub(crate) mod tests {
     fn a_package_found_twice_is_one() {
         let lock = "[[package]]\nname = \"rand\"\nversion = \"0.8.5\"\n";
         insta::assert_snapshot!(check([("a/Cargo.lock", lock), ("b/Cargo.lock", lock), ("proc/Cargo.lock", lock)]), @"pkg:cargo/rand@0.8.5 /a/Cargo.lock /b/Cargo.lock");
+    }
+
+    /// What is larger than a document may be is told of, and not read.
+    #[test]
+    fn huge_files_are_left_out() {
+        let mut huge = br#"{"packages":{"node_modules/a":{"version":"1.0.0"}},"x":["#.to_vec();
+        huge.resize(100 << 20, b' ');
+        let paragraphs = "a:\n\n".repeat(8 << 20);
+        let found = check_bytes([
+            ("package-lock.json", huge.as_slice()),
+            ("Cargo.lock", &huge),
+            ("var/lib/dpkg/status", paragraphs.as_bytes()),
+        ]);
+        insta::assert_snapshot!(found, @"
+        ! /Cargo.lock: 104857600 bytes are more than 25165824
+        ! /package-lock.json: 104857600 bytes are more than 25165824
+        ");
+        let many: String = (0..super::PACKAGES + 10).map(|n| format!("Package: p{n}\nVersion: 1\n\n")).collect();
+        let found = check_bytes([("var/lib/dpkg/status", many.as_bytes())]);
+        assert_eq!(found.lines().count(), super::PACKAGES + 1);
+        assert!(found.ends_with("! there are more than 200000 packages: the others are left out\n"));
     }
 }

@@ -9,7 +9,10 @@ mod php;
 mod python;
 mod ruby;
 
-use crate::{Package, PackageUrl, scan::Scanner};
+use crate::{
+    Package, PackageUrl,
+    scan::{DOCUMENT_LIMIT, Scanner},
+};
 
 /// How a kind of file is read.
 type Read = fn(&mut Scanner, &str);
@@ -20,6 +23,7 @@ const NAMES: &[(&str, Read)] = &[
     ("npm-shrinkwrap.json", npm::package_lock),
     ("yarn.lock", npm::yarn_lock),
     ("pnpm-lock.yaml", npm::pnpm_lock),
+    ("bun.lock", npm::bun_lock),
     ("package.json", npm::package_json),
     ("Cargo.lock", cargo::lock),
     ("go.mod", go::module),
@@ -35,6 +39,8 @@ const NAMES: &[(&str, Read)] = &[
     ("composer.lock", php::lock),
     ("installed.json", php::installed),
     ("packages.lock.json", dotnet::lock),
+    ("gradle.lockfile", java::lock),
+    ("buildscript-gradle.lockfile", java::lock),
 ];
 
 /// Files by the ends of their names.
@@ -73,19 +79,21 @@ fn may_be_program(name: &str) -> bool {
 
 /// A file as JSON; damage is noted.
 fn json(scanner: &mut Scanner, path: &str) -> Option<serde_json::Value> {
-    let content = scanner.read(path)?;
+    let content = scanner.read_up_to(path, DOCUMENT_LIMIT)?;
     serde_json::from_slice(&content).map_err(|e| scanner.note(path, e)).ok()
 }
 
 /// A file as TOML; damage is noted.
 fn toml(scanner: &mut Scanner, path: &str) -> Option<toml::Table> {
-    let text = text(scanner, path)?;
+    let text = String::from_utf8(scanner.read_up_to(path, DOCUMENT_LIMIT)?);
+    let text = text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     text.parse().map_err(|e: toml::de::Error| scanner.note(path, e.message())).ok()
 }
 
 /// A file as text, whatever is no UTF-8 replaced.
 fn text(scanner: &mut Scanner, path: &str) -> Option<String> {
-    Some(String::from_utf8_lossy(&scanner.read(path)?).into_owned())
+    let text = String::from_utf8(scanner.read(path)?);
+    Some(text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 /// Adds a package of which only the identity is known. One without a name or version is none.

@@ -86,7 +86,7 @@ pub fn yarn_lock(scanner: &mut Scanner, path: &str) {
             if first[at..].starts_with("@workspace:") {
                 name = "";
             }
-        } else if let Some(version) = line.trim().strip_prefix("version") {
+        } else if let Some(version) = line.strip_prefix("  version").filter(|rest| rest.starts_with([' ', ':'])) {
             let version = version.trim_start_matches(':').trim().trim_matches('"');
             add(scanner, path, "npm", name, version);
         }
@@ -107,13 +107,28 @@ pub fn pnpm_lock(scanner: &mut Scanner, path: &str) {
         {
             let key = key.trim_matches(['\'', '"']);
             // What follows are the peers that it was resolved with.
-            let key = key.split(['(', '_']).next().unwrap_or_default();
-            let plain = key.trim_start_matches('/');
-            let at = plain.get(1..).and_then(|rest| rest.rfind('@')).map(|at| at + 1);
-            let at = at.or_else(|| plain.rfind('/').filter(|_| key.starts_with('/')));
-            if let Some(at) = at {
-                add(scanner, path, "npm", &plain[..at], &plain[at + 1..]);
+            let plain = key.split('(').next().unwrap_or_default().trim_start_matches('/');
+            let scope = if plain.starts_with('@') { plain.find('/').map_or(0, |at| at + 1) } else { 0 };
+            let Some(at) = plain[scope..].find(['@', '/']).map(|at| scope + at) else { continue };
+            let version = plain[at + 1..].split('_').next().unwrap_or_default();
+            // Archives and repositories have a place there.
+            if version.starts_with(|c: char| c.is_ascii_digit()) {
+                add(scanner, path, "npm", &plain[..at], version);
             }
+        }
+    }
+}
+
+/// `bun.lock`, JSON with commas too many: the lines of `packages` are `"place": ["name@version", …],`.
+pub fn bun_lock(scanner: &mut Scanner, path: &str) {
+    let Some(lock) = text(scanner, path) else { return };
+    for line in lock.lines() {
+        let Some((_, rest)) = line.split_once("\": [\"") else { continue };
+        let id = rest.split('"').next().unwrap_or_default();
+        let Some(at) = id.get(1..).and_then(|rest| rest.find('@')).map(|at| at + 1) else { continue };
+        let version = &id[at + 1..];
+        if version.starts_with(|c: char| c.is_ascii_digit()) {
+            add(scanner, path, "npm", &id[..at], version);
         }
     }
 }
@@ -127,13 +142,16 @@ mod tests {
         let v3 = r#"{"lockfileVersion":3,"packages":{"":{"name":"own"},"node_modules/@babel/core":{"version":"7.24.0","license":"MIT"},
             "node_modules/a/node_modules/b":{"version":"1.0.0"},"node_modules/w":{"resolved":"packages/w","link":true}}}"#;
         let v1 = r#"{"dependencies":{"c":{"version":"2.0.0","dependencies":{"d":{"version":"3.0.0"}}},"g":{"version":"git+ssh://x"}}}"#;
-        let yarn = "# yarn lockfile v1\n\n\"@types/node@*\", \"@types/node@>= 8\":\n  version \"20.11.0\"\n\nlodash@^4.17.0:\n  version \"4.17.21\"\n";
+        let yarn = "# yarn lockfile v1\n\n\"@types/node@*\", \"@types/node@>= 8\":\n  version \"20.11.0\"\n\nlodash@^4.17.0:\n  version \"4.17.21\"\n  dependencies:\n    version-range \"^1\"\n    version \"^2\"\n";
         let berry = "__metadata:\n  version: 8\n\n\"debug@npm:^4.0.0\":\n  version: 4.3.4\n\n\"x@npm:real@^1\":\n  version: 1.0.0\n\n\"own@workspace:.\":\n  version: 0.0.0\n";
         let pnpm = "lockfileVersion: '9.0'\n\npackages:\n\n  '@vue/shared@3.4.21':\n    resolution: {}\n\n  vite@5.1.4(x@1.0.0):\n    engines: {}\n\nsnapshots:\n\n  no@1: {}\n";
-        let older = "packages:\n\n  /ms/2.1.2:\n    dev: true\n\n  /@a/b@1.0.0_peer@2:\n    dev: true\n";
+        let older = "packages:\n\n  /ms/2.1.2:\n    dev: true\n\n  /@a/b@1.0.0_peer@2:\n    dev: true\n\n  \
+                     /string_decoder/1.3.0_x@1:\n    dev: true\n\n  github.com/a/b/0123:\n    dev: true\n";
+        let bun = "{\n  \"lockfileVersion\": 1,\n  \"packages\": {\n    \"@x/y\": [\"@x/y@1.2.3\", \"\", { \"dependencies\": {} }, \"sha512-x\"],\n\
+                   \n    \"own\": [\"own@workspace:packages/own\"],\n  }\n}\n";
         insta::assert_snapshot!(check([
             ("v3/package-lock.json", v3), ("v1/npm-shrinkwrap.json", v1), ("yarn.lock", yarn), ("berry/yarn.lock", berry),
-            ("pnpm-lock.yaml", pnpm), ("older/pnpm-lock.yaml", older),
+            ("pnpm-lock.yaml", pnpm), ("older/pnpm-lock.yaml", older), ("bun.lock", bun),
         ]), @"
         pkg:npm/b@1.0.0 /v3/package-lock.json
         pkg:npm/c@2.0.0 /v1/npm-shrinkwrap.json
@@ -142,11 +160,13 @@ mod tests {
         pkg:npm/lodash@4.17.21 /yarn.lock
         pkg:npm/ms@2.1.2 /older/pnpm-lock.yaml
         pkg:npm/real@1.0.0 /berry/yarn.lock
+        pkg:npm/string_decoder@1.3.0 /older/pnpm-lock.yaml
         pkg:npm/vite@5.1.4 /pnpm-lock.yaml
         pkg:npm/%40a/b@1.0.0 /older/pnpm-lock.yaml
         pkg:npm/%40babel/core@7.24.0 [MIT] /v3/package-lock.json
         pkg:npm/%40types/node@20.11.0 /yarn.lock
         pkg:npm/%40vue/shared@3.4.21 /pnpm-lock.yaml
+        pkg:npm/%40x/y@1.2.3 /bun.lock
         ");
     }
 

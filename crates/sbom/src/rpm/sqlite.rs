@@ -47,8 +47,11 @@ pub fn blobs(file: &dyn ReadAt) -> Result<Vec<Vec<u8>>, Error> {
         Ok(())
     })?;
     let root = root.ok_or(damaged("no table of packages"))?;
+    // Rows lie side by side: those of a sound file are no more than it.
+    let mut left = file.size()?;
     let mut out = Vec::new();
     db.rows(root, &mut |row| {
+        left = left.checked_sub(row.len() as u64).ok_or(damaged("rows lie upon each other"))?;
         let columns = columns(row)?;
         out.push(columns.get(1).ok_or(damaged("a row has no blob"))?.to_vec());
         Ok(())
