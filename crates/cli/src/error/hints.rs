@@ -41,6 +41,11 @@ const ADVICE: &[(&[&str], &str)] = &[
         &["is not allowed", "entitlement"],
         "request it with --allow network.host, --allow security.insecure or --allow device",
     ),
+    (
+        &["requested by the build but not allowed"],
+        "allow it with --allow device=NAME (VENDOR/CLASS=NAME, VENDOR/CLASS for the first of a kind, VENDOR/CLASS=* for all), \
+         or all devices with --allow device",
+    ),
     (&["no space left on device"], "free some with `cooper prune`, or put the state elsewhere with --root"),
     (&["azblob cache", "401"], "check the credentials of the cache: its attributes, or those of the environment"),
     (&["azblob cache", "403"], "check the credentials of the cache: its attributes, or those of the environment"),

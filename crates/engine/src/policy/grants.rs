@@ -138,13 +138,19 @@ mod tests {
         std::fs::write(dir.path().join("v.json"), spec).unwrap();
         let registry = Registry::new(vec![dir.path().to_owned()], Vec::new());
         let all = "devices v.com/d=a, v.com/d=b are requested by the build but not allowed";
-        let cases: [Case; 8] = [
+        let two = "device v.com/d=b is requested by the build but not allowed";
+        let cases: [Case; 12] = [
             (&[], "v.com/d=c", Ok(&["c"])),
             (&[], "v.com/d=a", Err("device v.com/d=a is requested by the build but not allowed")),
             (&[], "v.com/d=*", Err(all)),
             (&["device"], "v.com/d=*", Ok(&["a", "b", "c"])),
             (&["device=v.com/d"], "v.com/d=a", Ok(&["a"])),
             (&["device=v.com/d"], "v.com/d=b", Err("device v.com/d=b is requested by the build but not allowed")),
+            // A kind means its first device here as it does in a step, as clients of the protocol know it.
+            (&["device=v.com/d"], "v.com/d=*", Err(two)),
+            (&["device=v.com/d=*"], "v.com/d=*", Ok(&["a", "b", "c"])),
+            (&["device=v.com/d=a", "device=v.com/d=b"], "v.com/d=*", Ok(&["a", "b", "c"])),
+            (&["device=v.com/d=a", "device"], "v.com/d=b", Ok(&["b"])),
             (&["device=v.com/d=b,alias=gpu"], "gpu", Ok(&["b"])),
             (&["device"], "x.com/d=1", Err(r#"required device "x.com/d=1" is not registered"#)),
         ];
