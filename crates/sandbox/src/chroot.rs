@@ -25,6 +25,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Needed beside the right to change the root: files belong to many, and processes must be ended whoever they run as.
 const NEEDED: [(CapabilitySet, &str); 6] = [
@@ -113,13 +114,14 @@ impl Sandbox for Chroot {
         })
         .await
         .map_err(|e| Error::Lost(e.to_string()))??;
-        let held = root.clone();
+        let over = Arc::new(AtomicBool::new(false));
+        let details = Changed { root: root.clone(), security: spec.security, over: over.clone(), warnings };
         let (running, ()) = running::on_own_thread(move |ready, ended| {
-            let step = ChrootStep { state: &state, spec: &spec, root: &held, _scratch: scratch };
+            let step = ChrootStep { state: &state, spec: &spec, root: &root, over: &over, _scratch: scratch };
             step.run(&init, io, ready, &ended);
         })
         .await?;
-        Ok(Box::new(First { running, details: Changed { root, warnings } }))
+        Ok(Box::new(First { running, details }))
     }
 }
 
@@ -177,6 +179,7 @@ struct ChrootStep<'a> {
     state: &'a Path,
     spec: &'a ContainerSpec,
     root: &'a Arc<OwnedFd>,
+    over: &'a AtomicBool,
     _scratch: Option<ScratchRoot>,
 }
 
@@ -197,6 +200,7 @@ impl ChrootStep<'_> {
         };
         drop(ready.send(Ok((running, ()))));
         let reaped = crate::raw::reap(pidfd.as_fd());
+        self.over.store(true, Ordering::SeqCst);
         end_stragglers(self.root);
         placings.undo();
         drop(self);
@@ -263,21 +267,43 @@ fn end_stragglers(root: &OwnedFd) {
 /// What is known of a step.
 struct Changed {
     root: Arc<OwnedFd>,
+    security: Security,
+    /// The first process has ended, and what is left of the step is looked for.
+    over: Arc<AtomicBool>,
     warnings: Vec<String>,
+}
+
+/// The life of a further process of a step, on its own thread.
+fn run_process(
+    root: &Arc<OwnedFd>,
+    (security, over): (Security, &AtomicBool),
+    process: &ProcessSpec,
+    io: ProcessIo,
+    ready: Ready,
+    ended: &Ended,
+) {
+    let late = || Err(Error::Lost("the container has ended".into()));
+    if over.load(Ordering::SeqCst) {
+        return drop(ready.send(late()));
+    }
+    let (pidfd, running) = match begin(root, security, process, io) {
+        Ok(started) => started,
+        Err(e) => return drop(ready.send(Err(e))),
+    };
+    // Whoever looks for what is left of the step may have looked before this process was in it.
+    let late = over.load(Ordering::SeqCst).then(late);
+    drop(ready.send(late.unwrap_or(Ok((running, ())))));
+    let reaped = crate::raw::reap(pidfd.as_fd());
+    let _ = ended.send(Some(reaped.map(|r| running::status(&r, false)).map_err(|e| e.to_string())));
 }
 
 #[async_trait]
 impl Container for First<Changed> {
     async fn exec(&self, process: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
-        let root = self.details.root.clone();
+        let Changed { root, security, over, .. } = &self.details;
+        let (root, security, over) = (root.clone(), *security, over.clone());
         let running = running::on_own_thread(move |ready, ended| {
-            let (pidfd, running) = match begin(&root, Security::Sandboxed, &process, io) {
-                Ok(started) => started,
-                Err(e) => return drop(ready.send(Err(e))),
-            };
-            drop(ready.send(Ok((running, ()))));
-            let reaped = crate::raw::reap(pidfd.as_fd());
-            let _ = ended.send(Some(reaped.map(|r| running::status(&r, false)).map_err(|e| e.to_string())));
+            run_process(&root, (security, &over), &process, io, ready, &ended);
         });
         let (running, ()) = running.await?;
         Ok(Box::new(running))

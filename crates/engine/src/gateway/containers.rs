@@ -223,6 +223,9 @@ impl Turn {
             let first = container.unless_released(container.first()).await?;
             process.tty = request.tty.then(|| window(size()));
             let mut started = first.exec(process, io).await.map_err(StepError::while_doing(""))?;
+            if container.released.is_cancelled() {
+                return Err(BuildError::cancelled());
+            }
             ends.take_terminal(&mut *started);
             Arc::from(started)
         };
