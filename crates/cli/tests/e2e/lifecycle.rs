@@ -38,13 +38,18 @@ fn works(shop: &Workshop, daemon: &cooper_testkit::Daemon) {
 fn sigterm_drains() {
     let shop = workshop();
     let mut daemon = shop.daemon();
+    let marker = shop.marker();
     let slow =
-        shop.dockerfile("RUN echo started && sleep 3 && echo done > /slow\nFROM scratch\nCOPY --from=base /slow /\n");
+        shop.dockerfile(&format!("RUN sleep {marker}; echo done > /slow\nFROM scratch\nCOPY --from=base /slow /\n"));
     let build = Running::start(shop.build_with(&daemon, &slow).arg("-o").arg(local(&shop.path("out"))));
-    assert!(until(PATIENCE, || !cooper_testkit::leftovers::descendants(daemon.id()).is_empty()));
+    assert!(until(PATIENCE, || !processes_with(&marker).is_empty()), "the step does not run");
     daemon.ask_to_stop();
-    std::thread::sleep(Duration::from_millis(300));
-    outcome(&mut shop.build_with(&daemon, &shop.dockerfile(""))).refused(&["shutting down"]);
+    let other = shop.dockerfile("");
+    let refused = until(PATIENCE, || !outcome(&mut shop.build_with(&daemon, &other)).status.success());
+    assert!(refused, "a daemon that is to stop takes builds");
+    outcome(&mut shop.build_with(&daemon, &other)).refused(&["shutting down"]);
+    let [sleep] = processes_with(&marker)[..] else { panic!("the step has ended") };
+    signal(sleep, "TERM");
     build.wait().ok();
     assert_eq!(read(shop.path("out/slow")), "done\n");
     assert!(daemon.wait().success(), "{}", daemon.log());
@@ -76,7 +81,8 @@ fn a_step_stops_with_the_last_build_that_wants_it() {
     let builds = [(); 2].map(|()| Running::start(&mut shop.build_with(&daemon, &context)));
     runs(&marker);
     // Both must have joined the step before one leaves.
-    std::thread::sleep(Duration::from_millis(700));
+    let joined = |build: &Running| build.has_said(&format!("RUN sleep {marker}"));
+    assert!(until(PATIENCE, || builds.iter().all(joined)), "one does not take part");
     let [first, second] = builds;
     signal(first.id(), "INT");
     first.wait();

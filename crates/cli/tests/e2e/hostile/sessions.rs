@@ -128,14 +128,20 @@ async fn sessions_that_are_none() {
         let absent = site.solve(absent).await.expect_err("no session");
         assert!(absent.message().contains("no active session for nosuch"), "{absent:?}");
         // Two of one name: the second is refused, and the first goes on.
+        let before = site.held().sessions;
         let first = SessionBuilder::new().id(format!("twin{}", site.number())).build();
         let params = first.params().clone();
         let channel = site.channel().await;
         let first = AbortOnDropHandle::new(tokio::spawn(first.connect(channel)));
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        for _ in 0..50 {
+            if site.held().sessions > before {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let twin = SessionBuilder::new().id(params.id).build();
         let channel = site.channel().await;
-        tokio::time::timeout(Duration::from_secs(10), twin.connect(channel)).await.expect("refused").ok();
+        tokio::time::timeout(Duration::from_secs(60), twin.connect(channel)).await.expect("refused").ok();
         assert!(!first.is_finished());
     })
     .await;
