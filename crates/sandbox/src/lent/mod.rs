@@ -107,7 +107,7 @@ impl Lender {
     fn new(root: Arc<OwnedFd>) -> io::Result<Self> {
         let base = fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd()))?.into_os_string().into_vec();
         let stat = rustix::fs::fstat(&root)?;
-        let stand_ins = StandIns::new(Root::from_fd(root.try_clone()?));
+        let stand_ins = StandIns::new(&Root::from_fd(root.try_clone()?)).map_err(io::Error::other)?;
         let device = (stat.st_dev, stat.st_ino);
         Ok(Self { root, base, device, reader: Reader::default(), stand_ins, terminals: RefCell::default() })
     }

@@ -31,7 +31,10 @@ pub(super) enum StandIn<'a> {
 
 /// The stand-ins in one tree.
 pub(super) struct StandIns {
-    tree: Root,
+    /// The step's own `/proc` and `/sys`: nothing comes to be elsewhere, and nothing in those that are put back in their place
+    /// at the end.
+    proc: Root,
+    sys: Root,
     entered: Cell<bool>,
     /// Who was the last to need a link by which every process finds its own.
     turn: RefCell<Option<Turn>>,
@@ -53,8 +56,10 @@ enum Through {
 }
 
 impl StandIns {
-    pub(super) fn new(tree: Root) -> Self {
-        Self { tree, entered: Cell::new(false), turn: RefCell::default() }
+    /// In a tree whose `/proc` and `/sys` are the step's own.
+    pub(super) fn new(tree: &Root) -> Result<Self> {
+        let (proc, sys) = (tree.sub("proc")?, tree.sub("sys")?);
+        Ok(Self { proc, sys, entered: Cell::new(false), turn: RefCell::default() })
     }
 
     /// Whether working directories may be stand-ins.
@@ -71,9 +76,12 @@ impl StandIns {
         what: &StandIn<'_>,
         executed: Option<(u64, &[u8])>,
     ) -> Result<()> {
-        let (dir, below) = match wanted {
+        let (root, dir, below) = match wanted {
             Wanted::Terminal(_) => return Ok(()),
-            Wanted::Common(path) => (path.clone(), ""),
+            Wanted::Common(path) => match path.strip_prefix("/sys") {
+                Ok(inside) => (&self.sys, inside.to_owned(), ""),
+                Err(_) => (&self.proc, path.strip_prefix("/proc").unwrap_or(path).to_owned(), ""),
+            },
             Wanted::Process { who, below } => {
                 let own = match who {
                     Who::Caller => caller.process.to_string(),
@@ -92,27 +100,26 @@ impl StandIns {
                     };
                     self.lead(link, Turn { target: own.clone().into(), thread: caller.thread, through }, reader)?;
                 }
-                (Path::new("/proc").join(own), below.as_str())
+                (&self.proc, PathBuf::from(own), below.as_str())
             }
         };
         match what {
             StandIn::Directory => {
-                self.tree.mkdir_all(dir.join(below), &DirAttributes::default())?;
+                root.mkdir_all(dir.join(below), &DirAttributes::default())?;
                 self.entered.set(true);
             }
             StandIn::Door { at, target } => {
                 let at = dir.join(at);
-                self.tree.mkdir_all(at.parent().unwrap_or(&dir), &DirAttributes::default())?;
+                root.mkdir_all(at.parent().unwrap_or(&dir), &DirAttributes::default())?;
                 self.link(Path::new(OsStr::from_bytes(target)), &at)?;
             }
         }
         Ok(())
     }
 
-    /// Has one of the links of `/proc` lead to the caller's own directory.
+    /// Has one of the links in `/proc` lead to the caller's own directory.
     fn lead(&self, link: &str, turn: Turn, reader: &Reader) -> Result<()> {
         let mut last = self.turn.borrow_mut();
-        let at = Path::new("/proc").join(link);
         match &*last {
             Some(before) if before.target == turn.target => {}
             before => {
@@ -120,22 +127,22 @@ impl StandIns {
                     before.wait(reader);
                 } else {
                     for (target, name) in [("self/mounts", "mounts"), ("self/net", "net")] {
-                        self.link(Path::new(target), &Path::new("/proc").join(name))?;
+                        self.link(Path::new(target), Path::new(name))?;
                     }
                 }
-                self.link(&turn.target, &at)?;
+                self.link(&turn.target, Path::new(link))?;
             }
         }
         *last = Some(turn);
         Ok(())
     }
 
-    /// Puts a link in place of whatever is there, at once.
+    /// Puts a link in place of whatever is there in `/proc`, at once.
     fn link(&self, target: &Path, at: &Path) -> Result<()> {
         let new = at.with_file_name(".new");
-        self.tree.remove_all(&new)?;
-        self.tree.symlink(target, &new)?;
-        self.tree.rename(&new, at)
+        self.proc.remove_all(&new)?;
+        self.proc.symlink(target, &new)?;
+        self.proc.rename(&new, at)
     }
 }
 
