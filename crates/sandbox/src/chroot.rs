@@ -251,8 +251,11 @@ fn end_stragglers(root: &OwnedFd) {
             let Some(pid) = name.to_str().and_then(|n| n.parse().ok()).and_then(rustix::process::Pid::from_raw) else {
                 continue;
             };
+            // Another user's root is seen by that user alone.
+            let user = entry.metadata().ok().and_then(|owner| lent::seen_as(owner.uid(), owner.gid()));
             let here = fs::metadata(entry.path().join("root"))
                 .is_ok_and(|root| (root.dev(), root.ino()) == (place.st_dev, place.st_ino));
+            drop(user);
             if here && rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok() {
                 found = true;
             }

@@ -72,6 +72,11 @@ pub(crate) fn lend(root: &Arc<OwnedFd>) -> io::Result<Step> {
     Ok(Step::Lend { filter: request::filter(), to: Arc::new(there) })
 }
 
+/// Until dropped, this thread sees files, and processes by their files, as another user does; none for its own.
+pub(crate) fn seen_as(uid: u32, gid: u32) -> Option<notify::FileUser> {
+    (uid != rustix::process::geteuid().as_raw()).then(|| notify::FileUser::new(uid, gid))
+}
+
 /// The descriptor that the process sends. None: it can do without.
 fn accept(from: &OwnedFd) -> Option<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -139,7 +139,7 @@ fn give(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>, close_on_exec: 
 }
 
 /// This thread looks at files, and at processes by their files, as another user does, until dropped.
-pub(super) struct FileUser {
+pub(crate) struct FileUser {
     own: (u32, u32),
 }
 
