@@ -5,13 +5,15 @@ use cooper_sandbox::{Chroot, ContainerSpec, Network, ProcessIo, ProcessSpec, San
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncReadExt as _;
 
 /// Runs a script in a tree as a user, and says what it printed.
 async fn run(state: &Path, root: &Path, user: &str, script: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let sandbox = Chroot::open(state).unwrap();
     let mount = Mount::Bind { source: root.to_owned(), readonly: false };
-    let mut spec = ContainerSpec::new("one".to_owned(), mount);
+    let mut spec = ContainerSpec::new(format!("lent-{}", NEXT.fetch_add(1, Ordering::Relaxed)), mount);
     spec.network = Network::Host;
     let mut process = ProcessSpec::new(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
     process.user = user.to_owned();
