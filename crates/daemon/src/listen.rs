@@ -4,6 +4,8 @@
 //! handshakes happen beside the accept loop, so a silent client delays nobody.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +14,7 @@ use std::time::Duration;
 use futures::stream::{self, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
@@ -57,6 +59,8 @@ pub struct Listener {
     address: String,
     socket: Socket,
     tls: Option<TlsAcceptor>,
+    /// One for each connection that is open, where their number has a limit.
+    permits: Option<Arc<Semaphore>>,
 }
 
 /// Opens every configured address. Warnings (TCP without TLS, TLS on a unix socket) go to the log.
@@ -94,7 +98,7 @@ fn bind_one(text: &str, config: &GrpcConfig, tls: Option<&TlsAcceptor>) -> Resul
             (socket, true)
         }
     };
-    Ok(Listener { address: text.to_owned(), socket, tls: tls.filter(|_| encrypted).cloned() })
+    Ok(Listener::open(text.to_owned(), socket, tls.filter(|_| encrypted).cloned()))
 }
 
 /// Opens the debugging address: `HOST:PORT`, or any address that [`bind`] takes, without TLS. Empty: none.
@@ -113,8 +117,18 @@ pub fn bind_debug(address: &str) -> Result<Option<Listener>, ListenError> {
         }
         Address::Inherited => return Err(ListenError::Address("--debugaddr cannot be an inherited socket".into())),
     };
-    Ok(Some(Listener { address: text, socket, tls: None }))
+    Ok(Some(Listener::open(text, socket, None)))
 }
+
+/// Opens a socket to which every user of this machine may send spans.
+pub fn bind_spans(path: &Path) -> io::Result<Listener> {
+    let listener = unix::bind(path, None, None)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SPANS_MODE))?;
+    Ok(Listener::open(format!("unix://{}", path.display()), Socket::Unix(listener), None))
+}
+
+/// Mode of a socket that takes spans.
+const SPANS_MODE: u32 = 0o666;
 
 /// A client that neither finishes its handshake nor goes away is dropped after this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -122,6 +136,21 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Listener {
+    fn open(address: String, socket: Socket, tls: Option<TlsAcceptor>) -> Self {
+        Self { address, socket, tls, permits: None }
+    }
+
+    /// A socket that is open already, with a name for messages.
+    pub fn unix(name: &str, listener: UnixListener) -> Self {
+        Self::open(name.to_owned(), Socket::Unix(listener), None)
+    }
+
+    /// Accepts no more connections than these at the same time: whoever comes later waits.
+    #[must_use]
+    pub fn at_most(self, connections: usize) -> Self {
+        Self { permits: Some(Arc::new(Semaphore::new(connections))), ..self }
+    }
+
     /// The address as configured.
     pub fn address(&self) -> &str {
         &self.address
@@ -168,7 +197,7 @@ impl Listener {
                     });
                 }
                 (None, connection) => {
-                    if let Connection::Tcp(stream) = &connection
+                    if let Connection::Tcp(stream, _) = &connection
                         && speaks_tls(stream)
                     {
                         tracing::warn!("a client speaks TLS to {}, where no certificate is configured", self.address);
@@ -180,12 +209,16 @@ impl Listener {
     }
 
     async fn accept(&self) -> io::Result<Connection> {
+        let permit = match &self.permits {
+            Some(permits) => permits.clone().acquire_owned().await.ok(),
+            None => None,
+        };
         match &self.socket {
-            Socket::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0)),
+            Socket::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0, permit)),
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok(Connection::Tcp(stream, permit))
             }
         }
     }
@@ -213,9 +246,9 @@ fn speaks_tls(stream: &TcpStream) -> bool {
 #[derive(Debug)]
 pub enum Connection {
     /// Local.
-    Unix(UnixStream),
+    Unix(UnixStream, Option<OwnedSemaphorePermit>),
     /// Plain.
-    Tcp(TcpStream),
+    Tcp(TcpStream, Option<OwnedSemaphorePermit>),
     /// Encrypted; the handshake is done.
     Tls(Box<tokio_rustls::server::TlsStream<Connection>>),
 }
@@ -229,8 +262,8 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
@@ -239,8 +272,8 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
@@ -251,8 +284,8 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
     }
@@ -263,16 +296,16 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }

@@ -31,6 +31,9 @@ const DUPLEX_BYTES: usize = 1 << 20;
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// Programs that send spans at the same time, by socket.
+const SPAN_CONNECTIONS: usize = 64;
+
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -113,6 +116,7 @@ impl Daemon {
             tracing::info!("debug handlers listening at {}", listener.address());
             tokio::spawn(serve_debug(listener, self.engine.clone(), self.calls.clone()));
         }
+        self.take_spans();
         let closed = CancellationToken::new();
         let incoming = futures::stream::select_all(listeners.into_iter().map(|l| Listener::incoming(l).boxed()));
         let server = self.serve_connections(incoming, closed.clone());
@@ -140,6 +144,18 @@ impl Daemon {
         }
         self.close().await;
         Ok(())
+    }
+
+    /// Takes spans on sockets of their own: one for programs in steps, one for whoever is told its path. Builds go on without.
+    fn take_spans(&self) {
+        let path = &self.config.otel.socket_path;
+        let public = listen::bind_spans(path)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no spans are taken at this socket"));
+        let steps = self.engine.listen_for_spans().map(|socket| Listener::unix("the socket of steps", socket));
+        let steps = steps.inspect_err(|error| tracing::warn!(%error, "programs in steps cannot send spans"));
+        for listener in public.into_iter().chain(steps) {
+            tokio::spawn(serve_spans(listener, self.engine.clone()));
+        }
     }
 
     /// The end: exports and explanations that go on are awaited; what is finished reaches the disk, and the trace collector
@@ -195,6 +211,15 @@ impl Daemon {
             .add_service(health_service)
             .add_optional_service(reflection().build_v1().ok())
             .add_optional_service(reflection().build_v1alpha().ok())
+    }
+}
+
+/// Serves nothing but the collector's side of OTLP.
+async fn serve_spans(listener: Listener, engine: Engine) {
+    let service = TraceServiceServer::new(TraceSink::new(engine));
+    let server = tonic::transport::Server::builder().add_service(service);
+    if let Err(error) = server.serve_with_incoming(listener.at_most(SPAN_CONNECTIONS).incoming()).await {
+        tracing::warn!(%error, "spans are not taken any more");
     }
 }
 

@@ -67,6 +67,8 @@ pub struct BuildJob {
     pub keep_failed: AtomicBool,
     /// Its steps go through a proxy that writes down what they fetch.
     pub proxy_network: bool,
+    /// The span that it is part of, when its client traces it.
+    pub trace: Option<crate::history::TraceContext>,
     /// What its steps used of the machine, by vertex.
     usage: Mutex<BTreeMap<String, serde_json::Value>>,
     /// Cache mounts that its imported caches have.
@@ -95,6 +97,7 @@ impl BuildJob {
             policy: crate::policy::rules::SourcePolicy::default(),
             keep_failed: AtomicBool::new(false),
             proxy_network: false,
+            trace: None,
             usage: Mutex::default(),
             mount_sources: crate::caches::mounts::MountSources::default(),
             fetched: Mutex::default(),

@@ -247,6 +247,18 @@ impl Engine {
         self.inner.worker.networks.close();
     }
 
+    /// A socket to which programs in steps of traced builds can send their spans, over OTLP and gRPC. From now on steps are
+    /// told of it: whoever asks for it must serve it, and once only.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be made, or is there already.
+    pub fn listen_for_spans(&self) -> std::io::Result<tokio::net::UnixListener> {
+        let (path, listener) = crate::ops::spans::listen(&self.inner.worker.scratch)?;
+        self.inner.worker.trace_socket.get_or_init(|| path);
+        Ok(listener)
+    }
+
     /// Devices of the machine that builds may ask for.
     pub fn devices(&self) -> Vec<cooper_cdi::Device> {
         self.inner.worker.devices.as_ref().map(|devices| devices.devices()).unwrap_or_default()

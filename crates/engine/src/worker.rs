@@ -87,6 +87,8 @@ pub struct Worker {
     pub config: WorkerConfig,
     /// Programs for other processors.
     pub(crate) emulation: Emulation,
+    /// Where steps can send their spans; set when somebody serves that.
+    pub(crate) trace_socket: OnceLock<PathBuf>,
     /// Layers that remote caches offered and could not deliver.
     pub(crate) losses: Arc<std::sync::atomic::AtomicU64>,
     /// Orders exports to remote caches.

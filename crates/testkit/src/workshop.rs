@@ -129,6 +129,7 @@ impl Workshop {
         let mut command = self.named("buildkitd");
         command.arg("--root").arg(root).arg("--addr").arg(format!("unix://{}", socket.display()));
         command.arg("--config").arg(self.path("config.toml"));
+        command.arg("--otel-socket-path").arg(socket.with_extension("spans"));
         command
     }
 

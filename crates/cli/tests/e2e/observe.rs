@@ -9,8 +9,12 @@ use std::process::Stdio;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cooper_testkit::{Daemon, Workshop, image, outcome};
+use cooper_wire::control::{UpdateBuildHistoryRequest, control_client::ControlClient};
+use cooper_wire::spans::{ResourceSpans, ScopeSpans, Span};
+use cooper_wire::trace::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient};
 use serde_json::Value;
 
+use crate::hostile::channel;
 use crate::workshop;
 
 /// Everything that a step printed, as the record of the build has it.
@@ -46,6 +50,72 @@ fn the_whole_log_is_kept_where_watchers_see_a_part() {
     let whole = lines.join("\n");
     let shown = replayed(&shop, &daemon, fs::read_to_string(&reference).unwrap().trim());
     assert!(shown == whole.as_bytes(), "{} bytes printed, {} replayed", whole.len(), shown.len());
+}
+
+/// What a step sees of the trace of its build, by variable.
+fn traced(shop: &Workshop, daemon: &Daemon, lines: &str) -> (String, Vec<(String, String)>) {
+    let context = shop.dockerfile(&format!(
+        "{lines}RUN env | grep -e ^OTEL -e ^TRACE > /env; [ ! -S /dev/otel-grpc.sock ] || echo SOCKET= >> /env\n\
+         FROM scratch\nCOPY --from=base /env /\n"
+    ));
+    let (out, reference) = (shop.path("traced"), shop.path("traced.ref"));
+    let to = format!("type=local,dest={}", out.display());
+    outcome(shop.buildctl_build(daemon, &context).args(["--no-cache", "--output", &to, "--ref-file"]).arg(&reference))
+        .ok();
+    let env = fs::read_to_string(out.join("env")).unwrap();
+    let pairs = env.lines().map(|line| line.split_once('=').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let mut pairs: Vec<_> = pairs.collect();
+    pairs.sort();
+    (fs::read_to_string(reference).unwrap().trim().to_owned(), pairs)
+}
+
+/// Programs in steps find a collector, and the span that theirs belong below; what they send is part of the build's trace.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_of_steps_belong_to_the_trace_of_their_build() {
+    let shop = workshop();
+    let daemon = shop.daemon();
+    let (reference, seen) = traced(&shop, &daemon, "");
+    let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_TRACES_EXPORTER",
+            "SOCKET",
+            "TRACEPARENT"
+        ]
+    );
+    let parent: Vec<&str> = seen.last().unwrap().1.split('-').collect();
+    let bytes =
+        |hex: &str| (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+    // One is the socket that steps have, the other is for whoever knows its path.
+    let sockets = [shop.path("state/tmp/otel-grpc.sock"), daemon.socket().with_extension("spans")];
+    for (number, socket) in sockets.iter().enumerate() {
+        let span = Span {
+            trace_id: bytes(parent[1]),
+            span_id: vec![number as u8 + 1; 8],
+            parent_span_id: bytes(parent[2]),
+            name: format!("compiling {number}"),
+            ..Span::default()
+        };
+        let scope_spans = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
+        let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+        let mut collector = TraceServiceClient::new(channel(socket).await);
+        collector.export(ExportTraceServiceRequest { resource_spans }).await.unwrap();
+    }
+    let finalize = UpdateBuildHistoryRequest { r#ref: reference.clone(), finalize: true, ..Default::default() };
+    ControlClient::new(channel(daemon.socket()).await).update_build_history(finalize).await.unwrap();
+    let trace = outcome(&mut shop.buildctl(&daemon, &["debug", "logs", "--trace", &reference])).ok().stdout;
+    let spans = serde_json::Deserializer::from_slice(&trace).into_iter::<Value>().map(Result::unwrap);
+    let below = spans.filter(|span| span["Parent"]["SpanID"] == parent[2]);
+    let mut names: Vec<Value> = below.map(|span| span["Name"].clone()).collect();
+    names.sort_by_key(Value::to_string);
+    assert_eq!(names, ["compiling 0", "compiling 1"], "{}", String::from_utf8_lossy(&trace));
+
+    // A step that wants none, or another collector, gets its way.
+    let (_, seen) = traced(&shop, &daemon, "ENV OTEL_TRACES_EXPORTER=none\n");
+    assert!(seen.contains(&("OTEL_TRACES_EXPORTER".to_owned(), "none".to_owned())), "{seen:?}");
 }
 
 /// The body of the answer.

@@ -81,6 +81,7 @@ impl Engine {
             cooper_attest::Wanted::parse(&request.request.opts).map_err(|e| BuildError::refused(e.to_string()))?;
         let mut data = BuildJob::new(&request.id, &request.session, running.status.clone(), grants);
         data.proxy_network = request.proxy_network || self.inner.worker.config.proxy_network;
+        data.trace.clone_from(&request.trace);
         let driven = request.frontend.is_empty() && request.definition.is_none();
         data.policy = request.policy.clone();
         data.compatibility = compatibility;

@@ -178,6 +178,7 @@ impl Engine {
             authority: std::sync::OnceLock::new(),
             config: config.worker,
             emulation: Emulation::default(),
+            trace_socket: std::sync::OnceLock::new(),
             scratch,
         });
         let store: Arc<dyn KeyStore<Build>> = keys.clone();

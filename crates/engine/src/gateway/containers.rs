@@ -16,6 +16,7 @@ use crate::{
         exec::{Shape, container_spec, process_spec, security},
         mounts::Prepared,
         network::{Place, StepNetwork},
+        spans::StepTrace,
         vertex::check_entitlements,
     },
 };
@@ -76,6 +77,8 @@ pub struct ProcessRequest {
 pub struct GatewayContainer {
     bridge: Bridge,
     spec: ContainerSpec,
+    /// What its processes are told of the build's trace.
+    trace: Option<StepTrace>,
     network: pb::NetMode,
     /// As it was asked for.
     hostname: String,
@@ -170,10 +173,13 @@ impl Gateway {
         let mut prepared = Prepared::new(bridge.worker(), &mounts, &trees, &context).await?;
         let meta = pb::Meta { hostname: request.hostname, extra_hosts: request.extra_hosts, ..pb::Meta::default() };
         let shape = Shape { network, security: pb::SecurityMode::Sandbox, resources: Resources::default() };
-        let spec = container_spec(bridge.worker(), &meta, shape, &mut prepared)?;
+        let mut spec = container_spec(bridge.worker(), &meta, shape, &mut prepared)?;
+        let trace = StepTrace::within(bridge.worker(), bridge.job().trace.clone());
+        spec.mounts.extend(trace.as_ref().map(StepTrace::mount));
         Ok(GatewayContainer {
             bridge,
             spec,
+            trace,
             network,
             hostname: meta.hostname,
             joined: parking_lot::Mutex::default(),
@@ -317,7 +323,11 @@ impl GatewayContainer {
         if self.windows && !meta.env.iter().any(|e| e.starts_with("PATH=")) {
             meta.env.push(format!("PATH={WINDOWS_PATH}"));
         }
-        Ok(process_spec(&meta, &secrets, None)?)
+        let mut spec = process_spec(&meta, &secrets, None)?;
+        if let Some(trace) = &self.trace {
+            trace.add_to(&mut spec.env);
+        }
+        Ok(spec)
     }
 
     /// Ends every process and waits for that. Processes cut short are told so by an error.

@@ -12,6 +12,7 @@ use crate::{
         exec::{Shape, container_spec, process_spec},
         mounts::Prepared,
         network::{Place, StepNetwork},
+        spans::StepTrace,
     },
 };
 use async_trait::async_trait;
@@ -101,6 +102,10 @@ impl Bridge {
         };
         let shape = Shape { network, security: pb::SecurityMode::Sandbox, resources: Resources::default() };
         let mut spec = container_spec(self.worker(), &meta, shape, &mut prepared)?;
+        if let Some(trace) = StepTrace::within(self.worker(), self.job().trace.clone()) {
+            spec.mounts.push(trace.mount());
+            trace.add_to(&mut process.env);
+        }
         let place = Place { network, security: spec.security, hostname: "" };
         let network = StepNetwork::join(self.worker(), place, self.proxied_job()).await?;
         network.apply(&mut spec, &mut process);

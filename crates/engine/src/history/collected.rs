@@ -11,6 +11,8 @@ use std::{
 
 /// Bytes of spans that are kept for one trace.
 const TRACE_BYTES: usize = 4 << 20;
+/// Bytes of spans that are kept in all: programs of steps may send as much as they like.
+const ALL_BYTES: usize = 16 << 20;
 /// Traces for which spans are kept.
 const TRACES: usize = 64;
 /// Traces that nothing was heard of for so long make room for others first, and go in any case.
@@ -34,10 +36,8 @@ impl Collected {
         let mut traces = self.traces.lock();
         let now = Instant::now();
         for (trace, spans) in by_trace(spans) {
-            if !traces.contains_key(&trace) {
-                make_room(&mut traces, now);
-            }
             let bytes = spans.encoded_len();
+            make_room(&mut traces, &trace, bytes, now);
             let known = traces.entry(trace).or_insert(Trace { spans: Vec::new(), bytes: 0, last: now });
             known.last = now;
             if known.bytes + bytes <= TRACE_BYTES {
@@ -53,11 +53,16 @@ impl Collected {
     }
 }
 
-fn make_room(traces: &mut HashMap<TraceId, Trace>, now: Instant) {
-    traces.retain(|_, t| now.duration_since(t.last) < PATIENCE);
-    if traces.len() >= TRACES
-        && let Some(oldest) = traces.iter().min_by_key(|(_, t)| t.last).map(|(id, _)| *id)
-    {
+/// Drops what has waited longest, until there is room for so many bytes of a trace.
+fn make_room(traces: &mut HashMap<TraceId, Trace>, wanted: &TraceId, bytes: usize, now: Instant) {
+    traces.retain(|id, t| id == wanted || now.duration_since(t.last) < PATIENCE);
+    loop {
+        let full = !traces.contains_key(wanted) && traces.len() >= TRACES;
+        if !full && traces.values().map(|t| t.bytes).sum::<usize>() + bytes <= ALL_BYTES {
+            return;
+        }
+        let others = traces.iter().filter(|(id, _)| *id != wanted);
+        let Some(oldest) = others.min_by_key(|(_, t)| t.last).map(|(id, _)| *id) else { return };
         traces.remove(&oldest);
     }
 }

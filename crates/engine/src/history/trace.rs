@@ -3,12 +3,13 @@
 
 use super::BuildRecord;
 use crate::progress::status::VertexStatus;
+use cooper_oci::{Digest, Digester};
 use cooper_wire::{
     otlp_common::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
     otlp_resource::Resource,
     spans::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
 };
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 /// The identity of a trace, by which the spans of several processes belong together.
 pub type TraceId = [u8; 16];
@@ -32,6 +33,28 @@ impl TraceContext {
     pub fn trace(&self) -> TraceId {
         self.trace
     }
+
+    /// The span of a step of a build in the same trace.
+    pub(crate) fn step(&self, build: &str, vertex: &Digest) -> Self {
+        Self { trace: self.trace, span: step_span(build, vertex) }
+    }
+}
+
+impl fmt::Display for TraceContext {
+    /// As a `traceparent` header of a trace that is recorded.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-01", u128::from_be_bytes(self.trace), u64::from_be_bytes(self.span))
+    }
+}
+
+/// The name of a step's span, which its programs are told while it runs, long before the span is written.
+fn step_span(build: &str, vertex: &Digest) -> [u8; 8] {
+    let mut digester = Digester::default();
+    digester.update_field(build);
+    digester.update_field(vertex.as_str());
+    let hex = digester.finish();
+    // Zero means none.
+    u64::from_str_radix(&hex.hex()[..16], 16).unwrap_or_default().max(1).to_be_bytes()
 }
 
 /// Bytes of exactly so many hexadecimal digits, not all of them zero.
@@ -72,6 +95,7 @@ pub fn of_build(
         let times = (v.started.unwrap_or(record.created), v.completed.unwrap_or(end));
         let mut span = span(&v.name, trace, times, &v.error);
         span.kind = SpanKind::Internal as i32;
+        span.span_id = step_span(&record.id, &v.digest).to_vec();
         span.parent_span_id.clone_from(&parent);
         span.attributes = vec![text("vertex", v.digest.as_str())];
         if v.cached {

@@ -5,6 +5,7 @@ use super::{
     mounts::Prepared,
     network::{Place, StepNetwork},
     proxy_env,
+    spans::StepTrace,
 };
 use crate::{
     domain::{Build, Remains, StepError, StepErrorKind},
@@ -149,6 +150,11 @@ impl ExecOp {
             cx.log(2, notice);
         }
         let jobs = cx.jobs();
+        let span = jobs.iter().find_map(|job| Some(job.trace.as_ref()?.step(&job.id, &cx.vertex)));
+        if let Some(trace) = StepTrace::within(&self.worker, span) {
+            spec.mounts.push(trace.mount());
+            trace.add_to(&mut process.env);
+        }
         let governing = if self.proxied { jobs.clone() } else { Vec::new() };
         let place = Place { network: self.exec.network(), security: spec.security, hostname: &meta.hostname };
         let network = StepNetwork::join(&self.worker, place, governing).await?;

@@ -12,6 +12,7 @@ pub mod local;
 pub mod merge;
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod spans;
 pub mod ssh;
 mod trust;
 pub mod vertex;

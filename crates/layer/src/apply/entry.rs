@@ -100,10 +100,12 @@ impl<'r> Applier<'r> {
         })
     }
 
-    /// The entry of the root itself.
+    /// The entry of the root itself. Some tools write one without a name for an empty file: it says nothing.
     fn top(&mut self, entry: &Entry) -> Result<()> {
-        if entry.kind != EntryKind::Dir {
-            return Err(escapes(entry, &entry.name));
+        match entry.kind {
+            EntryKind::Dir => {}
+            EntryKind::File if entry.size == 0 => return Ok(()),
+            _ => return Err(escapes(entry, &entry.name)),
         }
         self.root_given = true;
         let node = self.root.node("").map_err(|e| failed(entry, e))?;

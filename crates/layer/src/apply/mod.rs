@@ -438,6 +438,7 @@ mod tests {
             ("file ../.wh.outside", true),
             ("file x\n file x/y", true),
             ("file . =x", true),
+            ("file .\n dir d", false),
             ("sym loop >loop\n file loop/x", true),
             (
                 "dir d xtrusted.overlay.redirect=/ABS xtrusted.overlay.opaque=y\n file d/f xuser.overlay.metacopy=",

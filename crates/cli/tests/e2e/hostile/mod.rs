@@ -9,7 +9,7 @@ mod processes;
 mod sessions;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -65,6 +65,17 @@ impl Held {
     }
 }
 
+/// A connection to what listens on a socket.
+pub async fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(16 << 20);
+    endpoint.connect_with_connector(connector).await.expect("connected")
+}
+
 impl Site {
     fn new() -> Self {
         Self::of(crate::workshop())
@@ -88,13 +99,7 @@ impl Site {
 
     /// A connection of its own.
     async fn channel(&self) -> Channel {
-        let socket = self.daemon.socket().to_owned();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(16 << 20);
-        endpoint.connect_with_connector(connector).await.expect("connected")
+        channel(self.daemon.socket()).await
     }
 
     async fn control(&self) -> ControlClient<Channel> {
