@@ -27,11 +27,6 @@ pub fn unheeded(config: &DaemonConfig) -> Vec<String> {
             "it is about another operating system's sockets; use grpc.uid and grpc.gid",
         ),
         (
-            !config.otel.socket_path.as_os_str().is_empty(),
-            "otel.socketPath",
-            "spans are taken on the daemon's own addresses, steps have no socket for theirs",
-        ),
-        (
             config.system.platforms_cache_max_age.is_some(),
             "system.platformsCacheMaxAge",
             "platforms are found out once, when the daemon starts",
@@ -55,7 +50,7 @@ mod tests {
             ("[worker.oci.stargzSnapshotter]\nnoprefetch = true", Some("worker.oci.stargzSnapshotter")),
             ("[worker.oci]\nnoProcessSandbox = true", Some("worker.oci.noProcessSandbox")),
             ("[grpc]\nsecurityDescriptor = \"D:\"", Some("grpc.securityDescriptor")),
-            ("[otel]\nsocketPath = \"/o\"", Some("otel.socketPath")),
+            ("[otel]\nsocketPath = \"/o\"", None),
             ("[system]\nplatformsCacheMaxAge = \"1h\"", Some("system.platformsCacheMaxAge")),
         ] {
             let told = unheeded(&super::super::parse(text, Path::new("f")).unwrap().config);

@@ -7,8 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// The clock that files get their times from is behind the one that is asked, by a tick of the kernel's at most.
+/// The clock that files get their times from is behind the one that builds are timed by, by a tick of the kernel's at most.
 const CLOCK_LAG: Duration = Duration::from_millis(20);
+/// How long a look at a clock that ticks waits for the next one.
+const LOOK: Duration = Duration::from_micros(500);
 
 /// Removes blobs that neither a layer nor a kept image names. Blocks.
 ///
@@ -16,7 +18,8 @@ const CLOCK_LAG: Duration = Duration::from_millis(20);
 /// what is older than every build that runs, and than this collection, is in nobody's hands.
 pub fn collect(engine: &EngineInner) {
     let store = &engine.worker.layers.content;
-    let before = engine.oldest_build().unwrap_or_else(SystemTime::now) - CLOCK_LAG;
+    let now = next_tick();
+    let before = engine.oldest_build().map_or(now, |began| now.min(began - CLOCK_LAG));
     let mut named: HashSet<Digest> = HashSet::new();
     for layer in engine.worker.layers.all() {
         named.extend(layer.record().blobs.into_values().map(|d| d.digest));
@@ -54,6 +57,25 @@ pub fn collect(engine: &EngineInner) {
             tracing::warn!(%error, digest = %blob.digest, "an unused blob cannot be removed");
         }
     }
+}
+
+/// Waits until files that are made from now on are younger than all that were made before, and says from when they are.
+fn next_tick() -> SystemTime {
+    let before = file_clock();
+    loop {
+        let now = file_clock();
+        if now != before {
+            return now;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The clock that the kernel takes the times of files from.
+fn file_clock() -> SystemTime {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 /// Everything that a manifest or index points to, as far as it is here.

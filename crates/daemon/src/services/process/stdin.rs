@@ -286,9 +286,10 @@ mod tests {
     async fn who_sends_does_not_wait_for_who_does_not_read() {
         let (sender, receiver) = queue(tempfile::tempfile);
         send(sender, 1 << 20, 10 << 20).await;
-        let state = receiver.0.state.lock();
-        assert!(state.held <= 1 << 20 && state.written >= 9 << 20, "{} in memory", state.held);
-        drop(state);
+        {
+            let state = receiver.0.state.lock();
+            assert!(state.held <= 1 << 20 && state.written >= 9 << 20, "{} in memory", state.held);
+        }
         assert_eq!(receive(receiver, 1).await, 10 << 20);
     }
 
@@ -298,9 +299,10 @@ mod tests {
         let mut sending = tokio::spawn(send(sender, 64 << 10, 8 << 20));
         let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut sending).await;
         assert!(early.is_err(), "nothing bounds it");
-        let state = receiver.0.state.lock();
-        assert!(state.held <= MEMORY && state.written <= 1 << 20, "{} and {}", state.held, state.written);
-        drop(state);
+        {
+            let state = receiver.0.state.lock();
+            assert!(state.held <= MEMORY && state.written <= 1 << 20, "{} and {}", state.held, state.written);
+        }
         assert_eq!(receive(receiver, 1).await, 8 << 20);
         sending.await.unwrap();
     }
