@@ -307,6 +307,7 @@ async fn a_reader_that_leaves_does_not_stop_the_fetch() {
 /// Whoever finds a blob here may rely on it: a collection that began earlier leaves it alone.
 #[test]
 fn what_was_found_is_not_removed_as_old() {
+    type Find = fn(&Store);
     let (_dir, store) = store();
     let day = std::time::Duration::from_secs(24 * 3600);
     let age = |digest: &Digest| {
@@ -314,7 +315,7 @@ fn what_was_found_is_not_removed_as_old() {
         file.set_modified(std::time::SystemTime::now() - day).unwrap();
     };
     let began = std::time::SystemTime::now() - day / 2;
-    let find: [(&str, fn(&Store)); 4] = [
+    let find: [(&str, Find); 4] = [
         ("nobody", |_| {}),
         ("put", |store| drop(store.put(b"x").unwrap())),
         ("commit", |store| {
