@@ -24,13 +24,16 @@ use cooper_wire::gateway::{self as pb, exec_message::Input};
 use follow::Follower;
 use futures::{Stream, StreamExt as _};
 use orders::Orders;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
 const STDIN: u32 = 0;
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
+
+/// How long what a client still sends is taken when all is said.
+const PARTING: Duration = Duration::from_secs(30);
 
 /// A process of the stream. It stays known after its end.
 struct Known {
@@ -50,6 +53,9 @@ pub async fn serve(gateway: Arc<Gateway>, mut incoming: Streaming<pb::ExecMessag
     if let Err(status) = outcome {
         outbox.fail(status).await;
     }
+    drop(outbox);
+    let rest = async { while let Some(Ok(_)) = incoming.next().await {} };
+    tokio::time::timeout(PARTING, rest).await.ok();
 }
 
 struct ProcessStream {
@@ -76,7 +82,15 @@ impl ProcessStream {
         let Self { gateway, outbox, known, mut tasks } = self;
         // Input ends, and what is left of the processes keeps nothing of the build.
         drop((gateway, outbox, known));
-        while tasks.join_next().await.is_some() {}
+        // What still arrives is taken and dropped: a client that neither reads nor gets rid of what it sends would keep the
+        // stream, and the stream its processes' last output, for as long as it lives.
+        let mut arriving = true;
+        loop {
+            tokio::select! {
+                ended = tasks.join_next() => if ended.is_none() { break },
+                message = incoming.next(), if arriving => arriving = matches!(message, Some(Ok(_))),
+            }
+        }
         Ok(())
     }
 
