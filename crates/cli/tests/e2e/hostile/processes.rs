@@ -368,41 +368,36 @@ async fn early_orders(site: &Site) {
     finish(driven).await;
 }
 
+/// A build with a process that does not get beyond its start, the container's first or a further one.
+async fn stalled(site: &Site, first: bool) -> (Driven, Talk, impl Sized) {
+    let secret = Pending::new(site);
+    let (mut driven, session) = with_secret(site, &secret).await;
+    let mut talk = Talk::begin(&mut driven).await;
+    if !first {
+        talk.start("own", &["sleep", "10000"], &[]).await;
+    }
+    talk.say("slow", secretive(&["sleep", "10000"])).await;
+    talk.started("slow").await;
+    (driven, talk, (secret, session))
+}
+
 /// The container is released, the build ends or the client goes while a process starts.
 async fn ends_during_a_start(site: &Site) {
     for first in [true, false] {
-        let secret = Pending::new(site);
-        let (mut driven, _session) = with_secret(site, &secret).await;
-        let mut talk = Talk::begin(&mut driven).await;
-        if !first {
-            talk.start("own", &["sleep", "10000"], &[]).await;
-        }
-        talk.say("slow", secretive(&["sleep", "10000"])).await;
-        talk.started("slow").await;
+        let (mut driven, mut talk, _held) = stalled(site, first).await;
         let release = driven.tag(ReleaseContainerRequest { container_id: "c".into() });
         let released = tokio::time::timeout(PATIENCE, driven.bridge.release_container(release)).await;
         assert!(released.expect("released").is_err(), "a process of the container was cut short");
         assert_eq!(talk.exit("slow").await, 255);
         finish(driven).await;
 
-        let secret = Pending::new(site);
-        let (mut driven, _session) = with_secret(site, &secret).await;
-        let mut talk = Talk::begin(&mut driven).await;
-        if !first {
-            talk.start("own", &["sleep", "10000"], &[]).await;
-        }
-        talk.say("slow", secretive(&["sleep", "10000"])).await;
-        talk.started("slow").await;
+        let (driven, mut talk, _held) = stalled(site, first).await;
         finish(driven).await;
         assert_eq!(talk.exit("slow").await, 255);
         // The stream ends with the build, whether its client has said everything or not.
         while talk.next().await.is_some() {}
 
-        let secret = Pending::new(site);
-        let (mut driven, _session) = with_secret(site, &secret).await;
-        let mut talk = Talk::begin(&mut driven).await;
-        talk.say("slow", secretive(&["sleep", "10000"])).await;
-        talk.started("slow").await;
+        let (driven, talk, _held) = stalled(site, true).await;
         drop((talk, driven));
     }
 }
